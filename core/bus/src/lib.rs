@@ -1,0 +1,1 @@
+//! The machines of a round: worker, reducer, lease authority, merge, outer optimiser.

@@ -1,0 +1,1 @@
+//! The city's record: entries, hash chain, framing, recovery as a fold.

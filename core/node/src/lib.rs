@@ -1,0 +1,1 @@
+//! Composes the machines into a family and a city; decides nothing itself.

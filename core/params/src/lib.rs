@@ -1,0 +1,1 @@
+//! The parameter space: tensors, chunks, manifests, wire codecs, error feedback, sealing of moments.

@@ -1,0 +1,1 @@
+//! RDPA, remote direct parameter access: frames, verbs, sessions, transfers.

@@ -1,0 +1,1 @@
+//! The model and how it learns: plain reference, fast CPU kernels, optimiser, tokenizer, data order, generation.

@@ -1,0 +1,1 @@
+//! The agent (keys, links, machines) and the worker process (engine; no keys, no sockets but the one inherited).

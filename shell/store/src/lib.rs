@@ -1,0 +1,1 @@
+//! Appends, syncs and reads: the log, blobs by hash, data shards, checkpoints in Hugging Face layout.
