@@ -1,1 +1,17 @@
 //! The model and how it learns: plain reference, fast CPU kernels, optimiser, tokenizer, data order, generation.
+//!
+//! Not for: rounds, leases, merging or the wire; nothing here reads a clock, a file or a socket.
+//!
+//! Invariants: the same input gives the same bits whatever the threads and the instruction set
+//! (every element is one chain of fused multiply-adds in a fixed order, every row reduction runs
+//! over 16 virtual lanes and a fixed tree, every transcendental function is our own); a step that
+//! did not complete leaves no trace.
+
+mod config;
+mod traits;
+
+pub use config::{CONTEXT_MAX, ConfigError, LAYERS_MAX, ModelConfig, Tensor, VOCAB_MAX, WIDTH_MAX};
+pub use traits::{
+    Batch, Cancel, Capabilities, Engine, Loss, STATE_SEGMENTS, Sampling, SealFault, StateHash,
+    StepError, StepReport, StepSettings,
+};

@@ -1,0 +1,355 @@
+//! The sizes of a model, their limits, and where each tensor lies in the flat buffer.
+//!
+//! The layout puts q, k, v of a layer next to each other, and gate and up: each group is then one
+//! matrix for the kernels. Names and shapes are those of a Hugging Face Llama checkpoint.
+
+use serde::{Deserialize, Serialize};
+
+/// Most entries a vocabulary may have. With the other limits: no product of sizes overflows.
+pub const VOCAB_MAX: usize = 1 << 20;
+/// Largest width of the residual stream and of the feed-forward part.
+pub const WIDTH_MAX: usize = 1 << 16;
+/// Most layers.
+pub const LAYERS_MAX: usize = 1 << 10;
+/// Longest context.
+pub const CONTEXT_MAX: usize = 1 << 17;
+
+/// The sizes of a decoder of the Llama shape.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Entries of the vocabulary.
+    pub vocab: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Decoder layers.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of the feed-forward part.
+    pub ffn: usize,
+    /// Longest sequence.
+    pub context: usize,
+    /// Base of the rotary angles.
+    #[serde(default = "default_rope_theta")]
+    pub rope_theta: f32,
+    /// What RMSNorm adds to the mean square.
+    #[serde(default = "default_norm_eps")]
+    pub norm_eps: f32,
+    /// Whether the head is the embedding.
+    #[serde(default)]
+    pub tied: bool,
+}
+
+const fn default_rope_theta() -> f32 {
+    10_000.0
+}
+
+const fn default_norm_eps() -> f32 {
+    1e-5
+}
+
+/// A size of a model that cannot work. Always the fault of whoever wrote the sizes.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A size is outside what this program handles.
+    #[error("model.{field} is {found}; it must be from {min} to {max}")]
+    OutOfRange {
+        /// Which size.
+        field: &'static str,
+        /// What it is.
+        found: usize,
+        /// The least it may be.
+        min: usize,
+        /// The most it may be.
+        max: usize,
+    },
+    /// One size must be a multiple of another.
+    #[error(
+        "model.{field} is {found}; it must be a multiple of {of}, which is {divisor}: try {nearest}"
+    )]
+    NotMultiple {
+        /// Which size.
+        field: &'static str,
+        /// What it is.
+        found: usize,
+        /// The name of the divisor.
+        of: &'static str,
+        /// The divisor.
+        divisor: usize,
+        /// The next larger size that would do.
+        nearest: usize,
+    },
+    /// A number must be finite and within limits.
+    #[error("model.{field} is {found}; it must be a number from {min} to {max}")]
+    BadNumber {
+        /// Which number.
+        field: &'static str,
+        /// What it is.
+        found: f32,
+        /// The least it may be.
+        min: f32,
+        /// The most it may be.
+        max: f32,
+    },
+}
+
+/// A tensor of the model: its name, shape and place in the flat buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    /// The Hugging Face name.
+    pub name: String,
+    /// Rows and columns of a matrix (`[out, in]`), or the length of a norm.
+    pub shape: Vec<usize>,
+    /// Index of the first element in the flat buffer.
+    pub offset: usize,
+}
+
+impl Tensor {
+    /// How many elements it has.
+    #[must_use]
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The elements it takes in the flat buffer.
+    #[must_use]
+    pub fn range(&self) -> core::ops::Range<usize> {
+        self.offset..self.offset + self.elements()
+    }
+
+    /// Whether weight decay applies: to matrices only.
+    #[must_use]
+    pub fn decays(&self) -> bool {
+        self.shape.len() == 2
+    }
+}
+
+impl ModelConfig {
+    /// The byte-level decoder of the demo: 869 504 parameters.
+    #[must_use]
+    pub const fn demo() -> Self {
+        Self {
+            vocab: 256,
+            hidden: 128,
+            layers: 4,
+            heads: 4,
+            kv_heads: 4,
+            ffn: 352,
+            context: 128,
+            rope_theta: default_rope_theta(),
+            norm_eps: default_norm_eps(),
+            tied: false,
+        }
+    }
+
+    /// Checks every size against its limits and against each other.
+    ///
+    /// # Errors
+    /// The first size that cannot work, with what would.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let ranges = [
+            ("vocab", self.vocab, 2, VOCAB_MAX),
+            ("hidden", self.hidden, 2, WIDTH_MAX),
+            ("layers", self.layers, 1, LAYERS_MAX),
+            ("heads", self.heads, 1, self.hidden / 2),
+            ("kv_heads", self.kv_heads, 1, self.heads),
+            ("ffn", self.ffn, 1, WIDTH_MAX),
+            ("context", self.context, 1, CONTEXT_MAX),
+        ];
+        for (field, found, min, max) in ranges {
+            if found < min || found > max {
+                return Err(ConfigError::OutOfRange { field, found, min, max });
+            }
+        }
+        let multiples = [
+            ("hidden", self.hidden, "2 x heads", 2 * self.heads),
+            ("heads", self.heads, "kv_heads", self.kv_heads),
+        ];
+        for (field, found, of, divisor) in multiples {
+            if !found.is_multiple_of(divisor) {
+                let nearest = found.next_multiple_of(divisor);
+                return Err(ConfigError::NotMultiple { field, found, of, divisor, nearest });
+            }
+        }
+        let numbers =
+            [("rope_theta", self.rope_theta, 1.0, 1e9), ("norm_eps", self.norm_eps, 1e-12, 1.0)];
+        for (field, found, min, max) in numbers {
+            if !(min..=max).contains(&found) {
+                return Err(ConfigError::BadNumber { field, found, min, max });
+            }
+        }
+        Ok(())
+    }
+
+    /// Width of a head.
+    #[must_use]
+    pub const fn head_dim(&self) -> usize {
+        self.hidden / self.heads
+    }
+
+    /// Width of the keys, and of the values, of a token.
+    #[must_use]
+    pub const fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim()
+    }
+
+    /// How many parameters the model has.
+    #[must_use]
+    pub const fn parameters(&self) -> usize {
+        let d = self.hidden;
+        let attention = 2 * d * d + 2 * self.kv_width() * d;
+        let layer = attention + 3 * self.ffn * d + 2 * d;
+        let heads = if self.tied { 1 } else { 2 };
+        heads * self.vocab * d + self.layers * layer + d
+    }
+
+    /// Bytes that training takes: parameters, gradients, two moments, the transposed weights, and
+    /// the activations of `tokens` tokens in one step.
+    #[must_use]
+    pub const fn training_memory_bytes(&self, tokens: usize) -> u64 {
+        let layer = 4 * self.hidden + 2 * self.kv_width() + 2 * self.ffn;
+        let shared = 12 * self.hidden + 4 * self.ffn;
+        let head = if tokens < 1024 { tokens } else { 1024 } * self.vocab;
+        let floats = 5 * self.parameters() + tokens * (self.layers * layer + shared) + head;
+        4 * floats as u64
+    }
+
+    /// Every tensor in the order of the flat buffer.
+    #[must_use]
+    pub fn tensors(&self) -> Vec<Tensor> {
+        let (d, kv, ffn) = (self.hidden, self.kv_width(), self.ffn);
+        let mut list = Layout { tensors: Vec::with_capacity(3 + 9 * self.layers), end: 0 };
+        list.push("model.embed_tokens.weight".to_owned(), &[self.vocab, d]);
+        for layer in 0..self.layers {
+            let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+            list.push(name("input_layernorm"), &[d]);
+            list.push(name("self_attn.q_proj"), &[d, d]);
+            list.push(name("self_attn.k_proj"), &[kv, d]);
+            list.push(name("self_attn.v_proj"), &[kv, d]);
+            list.push(name("self_attn.o_proj"), &[d, d]);
+            list.push(name("post_attention_layernorm"), &[d]);
+            list.push(name("mlp.gate_proj"), &[ffn, d]);
+            list.push(name("mlp.up_proj"), &[ffn, d]);
+            list.push(name("mlp.down_proj"), &[d, ffn]);
+        }
+        list.push("model.norm.weight".to_owned(), &[d]);
+        if !self.tied {
+            list.push("lm_head.weight".to_owned(), &[self.vocab, d]);
+        }
+        list.tensors
+    }
+
+    /// Where each group of tensors starts: what the implementations work from.
+    pub(crate) fn places(&self) -> Places {
+        let (d, kv, ffn) = (self.hidden, self.kv_width(), self.ffn);
+        let mut at = self.vocab * d;
+        let mut take = |elements: usize| {
+            let start = at;
+            at += elements;
+            start
+        };
+        let layers = (0..self.layers)
+            .map(|_| LayerPlaces {
+                norm1: take(d),
+                qkv: take((d + 2 * kv) * d),
+                out: take(d * d),
+                norm2: take(d),
+                gate_up: take(2 * ffn * d),
+                down: take(d * ffn),
+            })
+            .collect();
+        let norm = take(d);
+        let head = if self.tied { 0 } else { take(self.vocab * d) };
+        Places { layers, norm, head }
+    }
+}
+
+struct Layout {
+    tensors: Vec<Tensor>,
+    end: usize,
+}
+
+impl Layout {
+    fn push(&mut self, name: String, shape: &[usize]) {
+        let tensor = Tensor { name, shape: shape.to_vec(), offset: self.end };
+        self.end += tensor.elements();
+        self.tensors.push(tensor);
+    }
+}
+
+/// First elements of the tensors of one layer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LayerPlaces {
+    pub(crate) norm1: usize,
+    pub(crate) qkv: usize,
+    pub(crate) out: usize,
+    pub(crate) norm2: usize,
+    pub(crate) gate_up: usize,
+    pub(crate) down: usize,
+}
+
+/// First elements of all tensors; the embedding is at 0, and so is a tied head.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    pub(crate) layers: Vec<LayerPlaces>,
+    pub(crate) norm: usize,
+    pub(crate) head: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demo_model_has_the_documented_size_and_the_layout_covers_it_without_gaps() {
+        let config = ModelConfig::demo();
+        config.check().unwrap();
+        assert_eq!(config.parameters(), 869_504);
+        for tied in [false, true] {
+            let config = ModelConfig { tied, kv_heads: 2, ..ModelConfig::demo() };
+            let mut end = 0;
+            for tensor in config.tensors() {
+                assert_eq!(tensor.offset, end, "{}", tensor.name);
+                end = tensor.range().end;
+            }
+            assert_eq!(end, config.parameters());
+        }
+    }
+
+    #[test]
+    fn places_agree_with_the_layout() {
+        let config = ModelConfig { kv_heads: 2, ..ModelConfig::demo() };
+        let offset = |name: &str| {
+            config.tensors().into_iter().find(|tensor| tensor.name == name).unwrap().offset
+        };
+        let places = config.places();
+        for (index, layer) in places.layers.iter().enumerate() {
+            let of = |part: &str| offset(&format!("model.layers.{index}.{part}.weight"));
+            assert_eq!(layer.norm1, of("input_layernorm"));
+            assert_eq!(layer.qkv, of("self_attn.q_proj"));
+            assert_eq!(layer.out, of("self_attn.o_proj"));
+            assert_eq!(layer.norm2, of("post_attention_layernorm"));
+            assert_eq!(layer.gate_up, of("mlp.gate_proj"));
+            assert_eq!(layer.down, of("mlp.down_proj"));
+        }
+        assert_eq!(places.norm, offset("model.norm.weight"));
+        assert_eq!(places.head, offset("lm_head.weight"));
+    }
+
+    #[test]
+    fn sizes_that_do_not_divide_are_named_with_what_would() {
+        let config = ModelConfig { heads: 3, kv_heads: 3, ..ModelConfig::demo() };
+        assert_eq!(
+            config.check().unwrap_err().to_string(),
+            "model.hidden is 128; it must be a multiple of 2 x heads, which is 6: try 132"
+        );
+        assert!(ModelConfig { kv_heads: 3, ..ModelConfig::demo() }.check().is_err());
+        assert!(ModelConfig { vocab: 0, ..ModelConfig::demo() }.check().is_err());
+        assert!(ModelConfig { norm_eps: f32::NAN, ..ModelConfig::demo() }.check().is_err());
+        assert!(ModelConfig { layers: usize::MAX, ..ModelConfig::demo() }.check().is_err());
+    }
+}
