@@ -1,2 +1,62 @@
-//! Entry point.
-fn main() {}
+//! The commands of this repository: `cargo xtask ci | layers | words | licences | bench`.
+//!
+//! Not for: anything that needs our own crates. What does (benches) lives in `bench/` and is
+//! started from here, so that xtask builds in seconds.
+
+mod ci;
+mod layers;
+mod licences;
+mod tree;
+mod words;
+
+use anyhow::{Result, bail};
+use std::process::{Command, ExitCode};
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  ci [--short]      what CI runs: format, layers, words, licences, lints, tests, docs, benches;
+                    --short leaves out docs and benches
+  layers [--write]  check that every crate uses lower layers only, and that both READMEs show the
+                    table; --write puts the table into them
+  words             check the words of the tree: no machine paths, no registry hosts, no stubs
+  licences          check that every dependency has a licence that we accept
+  bench NAME [--short] [--fresh] [--row ROW] [--json FILE]
+                    measure; ends with 1 when a goal is missed (bench --list names them all)
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> Result<ExitCode> {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["ci"] => ci::run(ci::Length::Whole)?,
+        ["ci", "--short"] => ci::run(ci::Length::Short)?,
+        ["layers"] => layers::run(layers::Table::Check)?,
+        ["layers", "--write"] => layers::run(layers::Table::Write)?,
+        ["words"] => words::run()?,
+        ["licences"] => licences::run()?,
+        ["bench", rest @ ..] => return bench(rest),
+        [] | ["help" | "--help" | "-h"] => print!("{USAGE}"),
+        _ => bail!("unknown command \"{}\"\n\n{USAGE}", words.join(" ")),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn bench(arguments: &[&str]) -> Result<ExitCode> {
+    let status = Command::new(tree::cargo())
+        .current_dir(tree::root())
+        .args(["run", "--quiet", "--release", "--package", "suanli-bench", "--"])
+        .args(arguments)
+        .status()?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,10 @@
+//! The whole: a city of families trains a real model (the figures of the first release).
+
+mod build;
+
+use crate::RowSpec;
+
+/// Every row, in the order in which they are measured.
+pub(crate) fn rows() -> Vec<RowSpec> {
+    vec![build::spec()]
+}
