@@ -1,1 +1,36 @@
-//! RDPA, remote direct parameter access: frames, verbs, sessions, transfers.
+//! RDPA, remote direct parameter access: named, versioned, hashed regions that a peer opens, reads,
+//! stages into and is notified of. Specification: `docs/spec/rdpa.md`.
+//!
+//! Not for: sockets (the link carries frames), authorisation (the caller answers HELLO and decides
+//! every request), storage (the caller holds the bytes).
+//!
+//! A [`Session`] is driven by its caller: hand it frames with [`Session::handle_frame`] and call
+//! [`Session::handle_timeout`] when [`Session::poll_timeout`] says; after each, drain
+//! [`Session::poll_event`] and [`Session::poll_transmit`]. It works over a network that loses,
+//! duplicates, reorders and delays frames.
+//!
+//! Invariants: nothing but HELLO is served before the caller accepted it; a chunk handed over matches
+//! its hash, a region handed over its root; a SEND is handed over at most once; every queue has a
+//! bound; a handle is of one session; equal seeds and inputs give equal outputs.
+
+mod code;
+mod frame;
+pub mod limits;
+mod message;
+mod region;
+mod session;
+mod transfer;
+
+pub use code::Code;
+pub use frame::{Decoder, Direction, Frame, FrameError, HEADER_BYTES, Header, Opcode};
+pub use limits::{Limits, PeerLimits};
+pub use message::{
+    Answer, Handle, Hello, Op, Reply, Request, RequestId, ResponderToken, StageInfo, StageKind,
+    Welcome,
+};
+pub use region::{
+    BadChunkSet, BadRegionName, ChunkSet, Incomplete, NoSuchChunk, Placement, RegionError,
+    RegionInfo, RegionName, Shape, Staging,
+};
+pub use session::{Event, Failure, Refused, Session, Side, Violation};
+pub use transfer::{Download, DownloadStep, TransferError, Upload, UploadStep};
