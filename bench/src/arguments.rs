@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Length {
+pub enum Length {
     /// What the goal is stated for.
     #[default]
     Whole,
@@ -16,7 +16,7 @@ pub(crate) enum Length {
 
 /// Where a long row begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Start {
+pub enum Start {
     /// Where the last run stopped.
     #[default]
     Resume,
@@ -26,7 +26,7 @@ pub(crate) enum Start {
 
 /// What the user asked for.
 #[derive(Debug, Default)]
-pub(crate) struct Arguments {
+pub struct Arguments {
     /// The bench.
     pub name: Option<String>,
     /// Only this row.
@@ -46,7 +46,7 @@ impl Arguments {
     ///
     /// # Errors
     /// For an unknown one, or one without its value.
-    pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Self> {
+    pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Self> {
         let mut found = Self::default();
         while let Some(word) = words.next() {
             match word.as_str() {

@@ -6,7 +6,7 @@ use std::fmt;
 /// What a value is held against.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Goal {
+pub enum Goal {
     /// Good when the value is this or less.
     AtMost(f64),
     /// Good when the value is this or more.
@@ -44,7 +44,7 @@ impl fmt::Display for Goal {
 /// What came of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// The goal is met.
     Met,
     /// It is not.
@@ -68,7 +68,7 @@ impl fmt::Display for Verdict {
 
 /// A measured figure.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Row {
+pub struct Row {
     /// `ROW` or `ROW.PART`.
     pub name: String,
     /// What was measured; none when it could not be.
@@ -85,7 +85,7 @@ pub(crate) struct Row {
 
 impl Row {
     /// A measured value. One that is not finite misses every goal.
-    pub(crate) fn new(name: &str, value: f64, unit: &str, goal: Goal) -> Self {
+    pub fn new(name: &str, value: f64, unit: &str, goal: Goal) -> Self {
         let verdict = if value.is_finite() { goal.judge(value) } else { Verdict::Failed };
         let value = value.is_finite().then_some(value);
         Self { name: name.into(), value, unit: unit.into(), goal, verdict, notes: Vec::new() }
@@ -93,13 +93,13 @@ impl Row {
 
     /// Adds a remark.
     #[must_use]
-    pub(crate) fn note(mut self, text: impl Into<String>) -> Self {
+    pub fn note(mut self, text: impl Into<String>) -> Self {
         self.notes.push(text.into());
         self
     }
 
     /// A row that could not be measured.
-    pub(crate) fn failed(name: &str, error: &anyhow::Error) -> Self {
+    pub fn failed(name: &str, error: &anyhow::Error) -> Self {
         Self::new(name, f64::NAN, "", Goal::None).note(format!("{error:#}"))
     }
 }

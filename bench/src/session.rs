@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The surroundings of one row.
-pub(crate) struct Session {
+pub struct Session {
     length: Length,
     /// `target/bench/NAME`
     folder: PathBuf,
@@ -25,7 +25,10 @@ struct Kept<T> {
 
 impl Session {
     /// Opens the folder of a row; a fresh start forgets what was kept there.
-    pub(crate) fn new(bench: &str, row: &str, length: Length, start: Start) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn new(bench: &str, row: &str, length: Length, start: Start) -> Result<Self> {
         Self::in_folder(target().join("bench").join(bench), row, length, start)
     }
 
@@ -39,8 +42,8 @@ impl Session {
     }
 
     /// How much is asked.
-    #[allow(dead_code, reason = "for rows whose short form measures less")]
-    pub(crate) fn length(&self) -> Length {
+    #[must_use]
+    pub fn length(&self) -> Length {
         self.length
     }
 
@@ -50,7 +53,8 @@ impl Session {
 
     /// What an earlier run of this row kept with [`Session::keep`], if it measured the same commit
     /// at the same length. Results of two commits are never mixed.
-    pub(crate) fn resume<T: DeserializeOwned>(&self) -> Option<T> {
+    #[must_use]
+    pub fn resume<T: DeserializeOwned>(&self) -> Option<T> {
         let text = std::fs::read(self.kept()).ok()?;
         let kept: Kept<T> = serde_json::from_slice(&text).ok()?;
         let same = kept.commit == commit() && kept.length == format!("{:?}", self.length);
@@ -64,7 +68,10 @@ impl Session {
     }
 
     /// Keeps partial results, replacing the last ones in one step.
-    pub(crate) fn keep<T: Serialize>(&self, state: &T) -> Result<()> {
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn keep<T: Serialize>(&self, state: &T) -> Result<()> {
         let kept = Kept { commit: commit(), length: format!("{:?}", self.length), state };
         let text = serde_json::to_vec_pretty(&kept).context("partial results as JSON")?;
         let (path, next) = (self.kept(), self.kept().with_extension("next"));
@@ -73,7 +80,10 @@ impl Session {
     }
 
     /// Forgets partial results: the row is whole, or starts afresh.
-    pub(crate) fn forget(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// When the file cannot be removed.
+    pub fn forget(&self) -> Result<()> {
         match std::fs::remove_file(self.kept()) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("remove {}", self.kept().display()))
@@ -83,7 +93,10 @@ impl Session {
     }
 
     /// An empty folder for files of this row.
-    pub(crate) fn scratch(&self) -> Result<PathBuf> {
+    ///
+    /// # Errors
+    /// When it cannot be made or cleared.
+    pub fn scratch(&self) -> Result<PathBuf> {
         let folder = self.folder.join(format!("{}.scratch", self.row));
         if folder.exists() {
             std::fs::remove_dir_all(&folder)
@@ -94,15 +107,21 @@ impl Session {
     }
 
     /// The `suanli` binary of this tree, built for release.
-    #[allow(dead_code, reason = "for rows that run real processes")]
-    pub(crate) fn binary(&self) -> Result<PathBuf> {
+    ///
+    /// # Errors
+    /// When the build fails.
+    pub fn binary(&self) -> Result<PathBuf> {
         run(cargo().args(["build", "--quiet", "--release", "--locked", "--package", "suanli"]))?;
         Ok(target().join("release").join("suanli"))
     }
 }
 
 /// The root of the repository.
-pub(crate) fn root() -> &'static Path {
+///
+/// # Panics
+/// Never: this crate lies in a folder of the repository.
+#[must_use]
+pub fn root() -> &'static Path {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().expect("bench lies in a folder of the repository")
 }
@@ -115,14 +134,18 @@ fn target() -> PathBuf {
 }
 
 /// Cargo, run in the root of the repository.
-pub(crate) fn cargo() -> Command {
+#[must_use]
+pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
     command
 }
 
 /// Runs a command to its end.
-pub(crate) fn run(command: &mut Command) -> Result<()> {
+///
+/// # Errors
+/// When it cannot be started or does not end with 0.
+pub fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("start {command:?}"))?;
     if !status.success() {
         bail!("{command:?} ended with {status}");

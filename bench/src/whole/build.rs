@@ -1,9 +1,7 @@
 //! How long a stranger waits for the binary: a cold release build, with nothing but the sources
 //! that cargo has fetched.
 
-use crate::RowSpec;
-use crate::row::{Goal, Row};
-use crate::session::{Session, cargo, run};
+use crate::{Goal, Row, RowSpec, Session, cargo, run};
 use anyhow::Result;
 use std::time::Instant;
 

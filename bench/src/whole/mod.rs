@@ -5,6 +5,6 @@ mod build;
 use crate::RowSpec;
 
 /// Every row, in the order in which they are measured.
-pub(crate) fn rows() -> Vec<RowSpec> {
+pub fn rows() -> Vec<RowSpec> {
     vec![build::spec()]
 }

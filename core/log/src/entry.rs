@@ -5,7 +5,9 @@
 //! does to the state, is `bus::state`.
 
 use serde::{Deserialize, Serialize};
-use suanli_base::{CityId, FragmentId, Hash, JobId, LeaseId, NodeId, Round, TicketId, Time, Tokens};
+use suanli_base::{
+    CityId, FragmentId, Hash, JobId, LeaseId, NodeId, Round, TicketId, Time, Tokens,
+};
 use suanli_identity::{Role, Signed};
 
 /// The most bytes one encoded entry may have.
@@ -239,7 +241,9 @@ pub struct StateBlobs {
 
 /// An entry could not be read: the log is damaged or newer than this program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected an entry of at most {ENTRY_BYTES_MAX} bytes, found {found} bytes that are none; the log is damaged or was written by a newer suanli")]
+#[error(
+    "expected an entry of at most {ENTRY_BYTES_MAX} bytes, found {found} bytes that are none; the log is damaged or was written by a newer suanli"
+)]
 pub struct BadEntry {
     /// How many bytes came.
     pub found: usize,
