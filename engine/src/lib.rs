@@ -8,6 +8,7 @@
 //! did not complete leaves no trace.
 
 mod config;
+pub mod order;
 mod traits;
 
 pub use config::{CONTEXT_MAX, ConfigError, LAYERS_MAX, ModelConfig, Tensor, VOCAB_MAX, WIDTH_MAX};
