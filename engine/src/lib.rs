@@ -9,6 +9,7 @@
 
 mod config;
 pub mod order;
+pub mod tokenizer;
 mod traits;
 
 pub use config::{CONTEXT_MAX, ConfigError, LAYERS_MAX, ModelConfig, Tensor, VOCAB_MAX, WIDTH_MAX};
