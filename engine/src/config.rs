@@ -4,6 +4,7 @@
 //! matrix for the kernels. Names and shapes are those of a Hugging Face Llama checkpoint.
 
 use serde::{Deserialize, Serialize};
+use suanli_params::{Space, TensorSpec};
 
 /// Most entries a vocabulary may have. With the other limits: no product of sizes overflows.
 pub const VOCAB_MAX: usize = 1 << 20;
@@ -83,6 +84,16 @@ pub enum ConfigError {
         /// The next larger size that would do.
         nearest: usize,
     },
+    /// More parameters than the format of a region holds.
+    #[error(
+        "the model has {found} parameters; {max} is the most: make hidden, ffn, layers or vocab smaller"
+    )]
+    TooLarge {
+        /// Parameters of these sizes.
+        found: usize,
+        /// The most there may be.
+        max: usize,
+    },
     /// A number must be finite and within limits.
     #[error("model.{field} is {found}; it must be a number from {min} to {max}")]
     BadNumber {
@@ -95,37 +106,6 @@ pub enum ConfigError {
         /// The most it may be.
         max: f32,
     },
-}
-
-/// A tensor of the model: its name, shape and place in the flat buffer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tensor {
-    /// The Hugging Face name.
-    pub name: String,
-    /// Rows and columns of a matrix (`[out, in]`), or the length of a norm.
-    pub shape: Vec<usize>,
-    /// Index of the first element in the flat buffer.
-    pub offset: usize,
-}
-
-impl Tensor {
-    /// How many elements it has.
-    #[must_use]
-    pub fn elements(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// The elements it takes in the flat buffer.
-    #[must_use]
-    pub fn range(&self) -> core::ops::Range<usize> {
-        self.offset..self.offset + self.elements()
-    }
-
-    /// Whether weight decay applies: to matrices only.
-    #[must_use]
-    pub fn decays(&self) -> bool {
-        self.shape.len() == 2
-    }
 }
 
 impl ModelConfig {
@@ -182,7 +162,8 @@ impl ModelConfig {
                 return Err(ConfigError::BadNumber { field, found, min, max });
             }
         }
-        Ok(())
+        let (found, max) = (self.parameters(), Space::ELEMENTS_MAX);
+        if found > max { Err(ConfigError::TooLarge { found, max }) } else { Ok(()) }
     }
 
     /// Width of a head.
@@ -219,28 +200,32 @@ impl ModelConfig {
     }
 
     /// Every tensor in the order of the flat buffer.
+    ///
+    /// # Panics
+    /// When [`ModelConfig::check`] would refuse the sizes.
     #[must_use]
-    pub fn tensors(&self) -> Vec<Tensor> {
+    pub fn space(&self) -> Space {
         let (d, kv, ffn) = (self.hidden, self.kv_width(), self.ffn);
-        let mut list = Layout { tensors: Vec::with_capacity(3 + 9 * self.layers), end: 0 };
-        list.push("model.embed_tokens.weight".to_owned(), &[self.vocab, d]);
+        let mut specs = vec![TensorSpec::new("model.embed_tokens.weight", [self.vocab, d])];
         for layer in 0..self.layers {
-            let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
-            list.push(name("input_layernorm"), &[d]);
-            list.push(name("self_attn.q_proj"), &[d, d]);
-            list.push(name("self_attn.k_proj"), &[kv, d]);
-            list.push(name("self_attn.v_proj"), &[kv, d]);
-            list.push(name("self_attn.o_proj"), &[d, d]);
-            list.push(name("post_attention_layernorm"), &[d]);
-            list.push(name("mlp.gate_proj"), &[ffn, d]);
-            list.push(name("mlp.up_proj"), &[ffn, d]);
-            list.push(name("mlp.down_proj"), &[d, ffn]);
+            let mut push = |part: &str, shape: &[usize]| {
+                specs.push(TensorSpec::new(format!("model.layers.{layer}.{part}.weight"), shape));
+            };
+            push("input_layernorm", &[d]);
+            push("self_attn.q_proj", &[d, d]);
+            push("self_attn.k_proj", &[kv, d]);
+            push("self_attn.v_proj", &[kv, d]);
+            push("self_attn.o_proj", &[d, d]);
+            push("post_attention_layernorm", &[d]);
+            push("mlp.gate_proj", &[ffn, d]);
+            push("mlp.up_proj", &[ffn, d]);
+            push("mlp.down_proj", &[d, ffn]);
         }
-        list.push("model.norm.weight".to_owned(), &[d]);
+        specs.push(TensorSpec::new("model.norm.weight", [d]));
         if !self.tied {
-            list.push("lm_head.weight".to_owned(), &[self.vocab, d]);
+            specs.push(TensorSpec::new("lm_head.weight", [self.vocab, d]));
         }
-        list.tensors
+        Space::new(specs).expect("checked sizes make a space: names differ, no size is 0")
     }
 
     /// Where each group of tensors starts: what the implementations work from.
@@ -268,19 +253,6 @@ impl ModelConfig {
     }
 }
 
-struct Layout {
-    tensors: Vec<Tensor>,
-    end: usize,
-}
-
-impl Layout {
-    fn push(&mut self, name: String, shape: &[usize]) {
-        let tensor = Tensor { name, shape: shape.to_vec(), offset: self.end };
-        self.end += tensor.elements();
-        self.tensors.push(tensor);
-    }
-}
-
 /// First elements of the tensors of one layer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LayerPlaces {
@@ -305,27 +277,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_demo_model_has_the_documented_size_and_the_layout_covers_it_without_gaps() {
+    fn the_demo_model_has_the_documented_size_and_the_space_covers_it() {
         let config = ModelConfig::demo();
         config.check().unwrap();
         assert_eq!(config.parameters(), 869_504);
         for tied in [false, true] {
             let config = ModelConfig { tied, kv_heads: 2, ..ModelConfig::demo() };
-            let mut end = 0;
-            for tensor in config.tensors() {
-                assert_eq!(tensor.offset, end, "{}", tensor.name);
-                end = tensor.range().end;
-            }
-            assert_eq!(end, config.parameters());
+            assert_eq!(config.space().len(), config.parameters());
         }
     }
 
     #[test]
     fn places_agree_with_the_layout() {
         let config = ModelConfig { kv_heads: 2, ..ModelConfig::demo() };
-        let offset = |name: &str| {
-            config.tensors().into_iter().find(|tensor| tensor.name == name).unwrap().offset
-        };
+        let space = config.space();
+        let offset = |name: &str| space.tensor(name).unwrap().offset;
         let places = config.places();
         for (index, layer) in places.layers.iter().enumerate() {
             let of = |part: &str| offset(&format!("model.layers.{index}.{part}.weight"));
@@ -351,5 +317,7 @@ mod tests {
         assert!(ModelConfig { vocab: 0, ..ModelConfig::demo() }.check().is_err());
         assert!(ModelConfig { norm_eps: f32::NAN, ..ModelConfig::demo() }.check().is_err());
         assert!(ModelConfig { layers: usize::MAX, ..ModelConfig::demo() }.check().is_err());
+        let huge = ModelConfig { hidden: WIDTH_MAX, layers: LAYERS_MAX, ..ModelConfig::demo() };
+        assert!(matches!(huge.check(), Err(ConfigError::TooLarge { .. })));
     }
 }

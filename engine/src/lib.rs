@@ -8,11 +8,16 @@
 //! did not complete leaves no trace.
 
 mod config;
+mod init;
+mod math;
 pub mod order;
+mod sampling;
+mod state;
 pub mod tokenizer;
 mod traits;
 
-pub use config::{CONTEXT_MAX, ConfigError, LAYERS_MAX, ModelConfig, Tensor, VOCAB_MAX, WIDTH_MAX};
+pub use config::{CONTEXT_MAX, ConfigError, LAYERS_MAX, ModelConfig, VOCAB_MAX, WIDTH_MAX};
+pub use init::initial_params;
 pub use traits::{
     Batch, Cancel, Capabilities, Engine, Loss, STATE_SEGMENTS, Sampling, SealFault, StateHash,
     StepError, StepReport, StepSettings,

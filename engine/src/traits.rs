@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use suanli_base::Hash;
+use suanli_params::{SealError, Space};
 
 use crate::config::{ConfigError, ModelConfig};
 
@@ -238,8 +239,8 @@ pub enum SealFault {
     #[error("the count of steps is missing")]
     NoCount,
     /// The moments do not decode.
-    #[error("the moments do not decode")]
-    Moments,
+    #[error(transparent)]
+    Moments(#[from] SealError),
 }
 
 /// Stops a step from another thread. Clones share one flag.
@@ -322,10 +323,13 @@ pub trait Engine: Send {
     /// The sizes.
     fn config(&self) -> &ModelConfig;
 
+    /// The tensors and their places in the flat buffer.
+    fn space(&self) -> &Space;
+
     /// What this engine is.
     fn capabilities(&self) -> Capabilities;
 
-    /// The parameters, one flat buffer in the order of [`ModelConfig::tensors`].
+    /// The parameters, one flat buffer in the order of [`Engine::space`].
     fn params(&self) -> &[f32];
 
     /// The same, to be overwritten.

@@ -1,0 +1,132 @@
+//! What an optimiser remembers between steps: its moments, how they are sealed, and the hash of
+//! the whole state.
+
+use core::ops::Range;
+
+use suanli_base::Hash;
+use suanli_params::{seal_moments, unseal_moments};
+
+use crate::traits::{STATE_SEGMENTS, SealFault, StateHash, StepError};
+
+/// Elements that are hashed at a time.
+const PIECE: usize = 16_384;
+
+/// AdamW's moments and how many steps made them.
+#[derive(Clone, Debug)]
+pub(crate) struct Moments {
+    pub(crate) first: Vec<f32>,
+    pub(crate) second: Vec<f32>,
+    pub(crate) steps: u64,
+}
+
+impl Moments {
+    pub(crate) fn new(parameters: usize) -> Self {
+        Self { first: vec![0.0; parameters], second: vec![0.0; parameters], steps: 0 }
+    }
+
+    pub(crate) fn reset(&mut self) {
+        self.first.fill(0.0);
+        self.second.fill(0.0);
+        self.steps = 0;
+    }
+
+    pub(crate) fn seal(&mut self) -> Vec<u8> {
+        let moments = seal_moments(&mut self.first, &mut self.second)
+            .expect("a step whose gradient is not finite or above 2^60 is refused");
+        let mut sealed = Vec::with_capacity(8 + moments.len());
+        sealed.extend_from_slice(&self.steps.to_le_bytes());
+        sealed.extend_from_slice(&moments);
+        sealed
+    }
+
+    pub(crate) fn unseal(&mut self, sealed: &[u8]) -> Result<(), StepError> {
+        let outcome = match sealed.split_first_chunk::<8>() {
+            None => Err(SealFault::NoCount),
+            Some((steps, moments)) => {
+                self.steps = u64::from_le_bytes(*steps);
+                unseal_moments(moments, &mut self.first, &mut self.second)
+                    .map_err(SealFault::Moments)
+            }
+        };
+        outcome.map_err(|reason| {
+            self.reset();
+            let (parameters, found) = (self.first.len(), sealed.len());
+            StepError::BadSeal { parameters, found, reason }
+        })
+    }
+}
+
+/// The hash of the whole state: 16 segments of equal length (the last ones shorter), each over its
+/// part of the parameters, then of the first moments, then of the second.
+pub(crate) fn state_hash(params: &[f32], moments: &Moments) -> StateHash {
+    let mut bytes = Vec::with_capacity(4 * PIECE);
+    let segments: [Hash; STATE_SEGMENTS] = core::array::from_fn(|index| {
+        let range = segment(params.len(), index);
+        let mut leaves = Vec::new();
+        for buffer in [params, &moments.first, &moments.second] {
+            for piece in buffer[range.clone()].chunks(PIECE) {
+                bytes.clear();
+                bytes.extend(piece.iter().flat_map(|value| value.to_le_bytes()));
+                leaves.push(Hash::of(&bytes));
+            }
+        }
+        let leaves: Vec<&[u8]> = leaves.iter().map(|leaf| leaf.0.as_slice()).collect();
+        Hash::of_parts("suanli 2026 state segment", &leaves)
+    });
+    let (elements, steps) = (params.len() as u64, moments.steps);
+    let (elements, steps) = (elements.to_le_bytes(), steps.to_le_bytes());
+    let mut parts: Vec<&[u8]> = vec![&elements, &steps];
+    parts.extend(segments.iter().map(|segment| segment.0.as_slice()));
+    StateHash { root: Hash::of_parts("suanli 2026 state", &parts), segments }
+}
+
+fn segment(elements: usize, index: usize) -> Range<usize> {
+    let width = elements.div_ceil(STATE_SEGMENTS);
+    (index * width).min(elements)..((index + 1) * width).min(elements)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_element_changes_the_root_and_its_own_segment_only() {
+        let mut params = vec![0.5_f32; 1000];
+        let mut moments = Moments::new(1000);
+        let before = state_hash(&params, &moments);
+        params[999] = 0.25;
+        let after = state_hash(&params, &moments);
+        assert_ne!(before.root, after.root);
+        assert_eq!(before.segments[..15], after.segments[..15]);
+        assert_ne!(before.segments[15], after.segments[15]);
+        moments.second[0] = 1.0;
+        assert_ne!(state_hash(&params, &moments).segments[0], after.segments[0]);
+        moments.steps = 1;
+        moments.second[0] = 0.0;
+        assert_ne!(state_hash(&params, &moments).root, after.root);
+    }
+
+    #[test]
+    fn sealing_rounds_in_place_and_unsealing_gives_exactly_that_with_its_count() {
+        let mut moments = Moments::new(200);
+        for i in 0..200 {
+            moments.first[i] = (i as f32 - 90.0) * 1.37e-4;
+            moments.second[i] = (i as f32) * 3.1e-7;
+        }
+        moments.steps = 12;
+        let sealed = moments.seal();
+        let mut other = Moments::new(200);
+        other.unseal(&sealed).unwrap();
+        assert_eq!(
+            (&other.first, &other.second, other.steps),
+            (&moments.first, &moments.second, 12)
+        );
+        assert_eq!(other.seal(), sealed);
+        assert!(other.unseal(&sealed[..sealed.len() - 1]).is_err());
+        assert_eq!((other.steps, other.first[0]), (0, 0.0));
+        assert!(matches!(
+            other.unseal(&[1, 2]),
+            Err(StepError::BadSeal { reason: SealFault::NoCount, .. })
+        ));
+    }
+}
