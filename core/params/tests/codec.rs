@@ -1,0 +1,250 @@
+//! Codecs, feedback and updates on whatever numbers there are.
+
+use half::f16;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use suanli_params::{
+    BLOCK, CHUNK_ELEMENTS, Codec, CodecError, FeedbackError, INT4_LARGEST, UpdateError,
+    apply_update, chunk_count, chunk_range, decode, encode, encode_with_feedback, encoded_len,
+    validate,
+};
+
+/// Finite numbers of all magnitudes, most of them where training lives, some of them special.
+fn number() -> impl Strategy<Value = f32> {
+    let magnitude = (-45_i32..38, -1.0_f32..1.0).prop_map(|(e, x)| x * 10_f32.powi(e));
+    let usual = (-9_i32..0, -1.0_f32..1.0).prop_map(|(e, x)| x * 10_f32.powi(e));
+    let edge = prop::sample::select(vec![
+        0.0,
+        -0.0,
+        f32::from_bits(1),
+        f32::MIN_POSITIVE,
+        f32::MAX,
+        -f32::MAX,
+        INT4_LARGEST,
+        -INT4_LARGEST,
+        2.0_f32.powi(-25),
+        2.0_f32.powi(-24) * 7.0,
+    ]);
+    prop_oneof![6 => usual, 2 => magnitude, 1 => edge, 1 => Just(0.0)]
+}
+
+fn encoded(codec: Codec, values: &[f32]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode(codec, values, &mut bytes).expect("finite numbers");
+    bytes
+}
+
+fn decoded(codec: Codec, bytes: &[u8], elements: usize) -> Vec<f32> {
+    let mut values = vec![f32::NAN; elements];
+    decode(codec, bytes, &mut values).expect("our own bytes");
+    values
+}
+
+/// The scale that the format asks for, found by trying all there are.
+fn smallest_scale(largest: f32) -> f32 {
+    let scales = (0..=f16::MAX.to_bits()).map(|bits| f16::from_bits(bits).to_f32());
+    scales.into_iter().find(|s| f64::from(*s) * 7.0 >= f64::from(largest)).unwrap_or(65_504.0)
+}
+
+proptest! {
+    #[test]
+    fn int4_is_within_half_a_scale_of_every_element(values in vec(number(), 0..200)) {
+        let bytes = encoded(Codec::Int4, &values);
+        prop_assert_eq!(bytes.len(), encoded_len(Codec::Int4, values.len()));
+        let back = decoded(Codec::Int4, &bytes, values.len());
+        for (block, back) in values.chunks(BLOCK).zip(back.chunks(BLOCK)) {
+            let largest = block.iter().fold(0.0_f32, |largest, a| largest.max(a.abs()));
+            let half = f64::from(smallest_scale(largest)) / 2.0;
+            for (a, b) in block.iter().zip(back) {
+                let inside = a.clamp(-INT4_LARGEST, INT4_LARGEST);
+                let error = (f64::from(inside) - f64::from(*b)).abs();
+                // The quotient is rounded once before it is rounded to an integer.
+                prop_assert!(error <= half * (1.0 + 1e-6), "{} became {}, scale / 2 {}", a, b, half);
+            }
+        }
+    }
+
+    #[test]
+    fn f32_comes_back_to_the_bit(values in vec(number(), 0..200)) {
+        let back = decoded(Codec::F32, &encoded(Codec::F32, &values), values.len());
+        let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        prop_assert_eq!(bits(&back), bits(&values));
+    }
+
+    #[test]
+    fn what_was_sent_and_the_residual_are_the_sum_of_the_steps(
+        rounds in vec(vec(-1e3_f32..1e3, 100), 1..12),
+        codec in prop::sample::select(vec![Codec::F32, Codec::Int4]),
+    ) {
+        let mut residual = vec![0.0_f32; 100];
+        let (mut sent, mut steps, mut bound) = (vec![0.0_f64; 100], vec![0.0; 100], vec![0.0; 100]);
+        for delta in &rounds {
+            for i in 0..100 {
+                steps[i] += f64::from(delta[i]);
+                // Half a last place of the one rounded addition.
+                bound[i] += f64::from((residual[i] + delta[i]).abs()) * 2.0_f64.powi(-24) + 1e-45;
+            }
+            let mut bytes = Vec::new();
+            encode_with_feedback(codec, delta, &mut residual, &mut bytes).unwrap();
+            let now = decoded(codec, &bytes, 100);
+            (0..100).for_each(|i| sent[i] += f64::from(now[i]));
+        }
+        for i in 0..100 {
+            let error = (sent[i] + f64::from(residual[i]) - steps[i]).abs();
+            prop_assert!(error <= bound[i] + 1e-9, "element {}: off by {}", i, error);
+        }
+    }
+
+    #[test]
+    fn the_residual_is_exactly_what_the_codec_lost(values in vec(-1e5_f32..1e5, 1..130)) {
+        let mut residual = vec![0.0; values.len()];
+        let mut bytes = Vec::new();
+        encode_with_feedback(Codec::Int4, &values, &mut residual, &mut bytes).unwrap();
+        prop_assert_eq!(&bytes, &encoded(Codec::Int4, &values));
+        let sent = decoded(Codec::Int4, &bytes, values.len());
+        for i in 0..values.len() {
+            let exact = f64::from(values[i]) - f64::from(sent[i]);
+            prop_assert_eq!(f64::from(residual[i]), exact);
+        }
+    }
+
+    #[test]
+    fn bytes_of_a_stranger_decode_to_finite_numbers_or_not_at_all(
+        bytes in vec(any::<u8>(), 0..120),
+        elements in 0_usize..140,
+    ) {
+        for codec in [Codec::F32, Codec::Int4] {
+            let mut values = vec![42.0_f32; elements];
+            match decode(codec, &bytes, &mut values) {
+                Ok(()) => {
+                    prop_assert!(values.iter().all(|x| x.is_finite()));
+                    prop_assert_eq!(bytes.len(), encoded_len(codec, elements));
+                }
+                Err(_) => prop_assert!(values.iter().all(|x| *x == 42.0), "touched"),
+            }
+        }
+    }
+
+    #[test]
+    fn int4_takes_one_block_in_one_form_only(
+        values in vec(-1.0_f32..1.0, 1..65),
+        at in any::<prop::sample::Index>(),
+        change in 1_u8..=255,
+    ) {
+        let good = encoded(Codec::Int4, &values);
+        let mut bytes = good.clone();
+        let at = at.index(bytes.len());
+        bytes[at] ^= change;
+        let mut back = vec![0.0; values.len()];
+        if decode(Codec::Int4, &bytes, &mut back).is_ok() {
+            prop_assert_ne!(back, decoded(Codec::Int4, &good, values.len()));
+        }
+    }
+}
+
+#[test]
+fn chunks_done_apart_are_the_whole() {
+    let len = 2 * CHUNK_ELEMENTS + 1001;
+    let value = |i: usize| ((i * 7919 % 10_007) as f32 - 5000.0) * 1e-6;
+    let delta: Vec<f32> = (0..len).map(value).collect();
+    let start: Vec<f32> = (0..len).map(|i| value(i + 3) * 0.1).collect();
+    for codec in [Codec::F32, Codec::Int4] {
+        let (mut whole, mut residual) = (Vec::new(), start.clone());
+        encode_with_feedback(codec, &delta, &mut residual, &mut whole).unwrap();
+        let mut theta = start.clone();
+        apply_update(&mut theta, codec, &whole).unwrap();
+
+        let (mut pieces, mut piece_residual, mut piece_theta) =
+            (Vec::new(), start.clone(), start.clone());
+        for index in (0..chunk_count(len)).rev() {
+            let range = chunk_range(len, index);
+            let mut bytes = Vec::new();
+            let residual = &mut piece_residual[range.clone()];
+            encode_with_feedback(codec, &delta[range.clone()], residual, &mut bytes).unwrap();
+            apply_update(&mut piece_theta[range], codec, &bytes).unwrap();
+            pieces.splice(0..0, bytes);
+        }
+        assert_eq!(whole, pieces);
+        assert_eq!(residual, piece_residual);
+        assert_eq!(theta, piece_theta);
+    }
+}
+
+#[test]
+fn an_update_is_subtracted_and_a_wrong_one_changes_nothing() {
+    let mut theta = vec![1.0_f32, 2.0, 3.0];
+    let bytes = encoded(Codec::F32, &[0.5, -1.0, 0.0]);
+    apply_update(&mut theta, Codec::F32, &bytes).unwrap();
+    assert_eq!(theta, [0.5, 3.0, 3.0]);
+    let short = apply_update(&mut theta, Codec::F32, &bytes[..11]);
+    assert!(matches!(short, Err(UpdateError::Codec(CodecError::Length { found: 11, .. }))));
+    let mut far = vec![1.0, f32::MAX];
+    let over = apply_update(&mut far, Codec::F32, &encoded(Codec::F32, &[0.5, -f32::MAX]));
+    assert_eq!(over, Err(UpdateError::Overflow { element: 1 }));
+    assert_eq!(far, [1.0, f32::MAX]);
+    apply_update(&mut far, Codec::Int4, &encoded(Codec::Int4, &[0.0, -INT4_LARGEST])).unwrap();
+    assert!(far[1].is_finite());
+}
+
+#[test]
+fn numbers_that_are_not_finite_are_refused_by_name() {
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for codec in [Codec::F32, Codec::Int4] {
+            let mut values = vec![1.0; 100];
+            values[77] = bad;
+            let mut out = vec![9];
+            let error = encode(codec, &values, &mut out).unwrap_err();
+            assert!(matches!(error, CodecError::NotFinite { element: 77, .. }), "{error}");
+            assert!(error.to_string().contains("element 77"));
+            let mut residual = vec![1.0; 100];
+            let error = encode_with_feedback(codec, &values, &mut residual, &mut out).unwrap_err();
+            assert!(matches!(
+                error,
+                FeedbackError::Codec(CodecError::NotFinite { element: 77, .. })
+            ));
+            assert_eq!((out, residual), (vec![9], vec![1.0; 100]));
+        }
+        let bytes: Vec<u8> = [0.0, bad].iter().flat_map(|x| x.to_le_bytes()).collect();
+        let error = validate(Codec::F32, &bytes, 2).unwrap_err();
+        assert!(matches!(error, CodecError::NotFinite { element: 1, .. }));
+    }
+}
+
+#[test]
+fn int4_refuses_each_form_that_no_encoder_writes() {
+    let scale = |bits: u16| bits.to_le_bytes();
+    let block = |bits: u16, byte: u8| {
+        let [a, b] = scale(bits);
+        vec![a, b, byte]
+    };
+    let check = |bytes: &[u8], elements| validate(Codec::Int4, bytes, elements);
+    assert_eq!(check(&block(0x3C00, 0xF1), 2), Ok(()));
+    assert_eq!(check(&block(0x3C00, 0x0F), 1), Ok(()));
+    assert_eq!(check(&block(0, 0x88), 2), Ok(()));
+    for (bits, what) in
+        [(0x7C00, "infinite"), (0x7E00, "not a number"), (0x8000, "-0"), (0xBC00, "-1")]
+    {
+        let error = check(&block(bits, 0xF1), 2).unwrap_err();
+        assert_eq!(error, CodecError::Scale { block: 0, bits }, "{what}");
+    }
+    for (bits, byte, elements, what) in [
+        (0x3C00, 0x01, 2, "a high half of 0"),
+        (0x3C00, 0x10, 2, "a low half of 0"),
+        (0x3C00, 0x8F, 1, "an unused half that is not 0"),
+        (0x3C00, 0x00, 1, "a low half of 0 in an odd end"),
+        (0x3C00, 0x88, 2, "zeros under a scale"),
+        (0x0000, 0x98, 2, "a step under scale 0"),
+        (0x0000, 0x09, 1, "a step under scale 0 in an odd end"),
+    ] {
+        let error = check(&block(bits, byte), elements).unwrap_err();
+        assert_eq!(error, CodecError::NotCanonical { block: 0 }, "{what}");
+    }
+}
+
+#[test]
+fn wire_ids_are_stable() {
+    assert_eq!((Codec::F32.id(), Codec::Int4.id()), (1, 2));
+    assert_eq!(Codec::from_id(2), Ok(Codec::Int4));
+    assert_eq!(Codec::from_id(0), Err(CodecError::Unknown { id: 0 }));
+    assert_eq!(encoded_len(Codec::Int4, CHUNK_ELEMENTS), 34_816);
+}

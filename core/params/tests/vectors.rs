@@ -1,0 +1,65 @@
+//! The frozen vectors of `docs/spec/vectors/params.txt`, made by an independent implementation.
+
+use suanli_base::Hash;
+use suanli_params::{Codec, decode, encode, root, seal_moments, unseal_moments};
+
+const VECTORS: &str = include_str!("../../../docs/spec/vectors/params.txt");
+
+fn cases(kind: &str) -> Vec<Vec<Vec<u8>>> {
+    let lines = VECTORS.lines().filter(|line| !line.starts_with('#'));
+    let fields = lines.map(|line| line.split(' ').collect::<Vec<_>>());
+    let cases: Vec<_> = fields
+        .filter(|fields| fields[0] == kind)
+        .map(|fields| fields[1..].iter().map(|field| from_hex(field)).collect())
+        .collect();
+    assert!(cases.len() >= 7, "the file of vectors has lost its {kind} lines");
+    cases
+}
+
+fn from_hex(text: &str) -> Vec<u8> {
+    let digits = if text == "-" { "" } else { text };
+    let pairs = digits.as_bytes().chunks(2);
+    pairs.map(|pair| pair.iter().fold(0, |byte, digit| byte * 16 + hex_digit(*digit))).collect()
+}
+
+fn hex_digit(digit: u8) -> u8 {
+    let value = char::from(digit).to_digit(16).expect("the vectors are hexadecimal");
+    u8::try_from(value).expect("a hexadecimal digit is below 16")
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    let words = bytes.chunks(4);
+    words.map(|word| f32::from_be_bytes(word.try_into().expect("whole words"))).collect()
+}
+
+#[test]
+fn int4_writes_the_bytes_of_the_vectors() {
+    for case in cases("int4") {
+        let values = floats(&case[0]);
+        let mut bytes = Vec::new();
+        encode(Codec::Int4, &values, &mut bytes).unwrap();
+        assert_eq!(bytes, case[1], "{values:?}");
+        decode(Codec::Int4, &case[1], &mut vec![0.0; values.len()]).unwrap();
+    }
+}
+
+#[test]
+fn sealing_writes_the_bytes_of_the_vectors() {
+    for case in cases("seal") {
+        let (mut m, mut v) = (floats(&case[0]), floats(&case[1]));
+        let asked = format!("{m:?} {v:?}");
+        assert_eq!(seal_moments(&mut m, &mut v).unwrap(), case[2], "{asked}");
+        let (mut m2, mut v2) = (vec![1.0; m.len()], vec![1.0; v.len()]);
+        unseal_moments(&case[2], &mut m2, &mut v2).unwrap();
+        assert_eq!((m2, v2), (m, v), "{asked}");
+    }
+}
+
+#[test]
+fn roots_are_those_of_the_vectors() {
+    for case in cases("root") {
+        let hash = |bytes: &[u8]| Hash(bytes.try_into().expect("32 bytes"));
+        let chunks: Vec<Hash> = case[0].chunks(32).map(hash).collect();
+        assert_eq!(root(&chunks), hash(&case[1]), "{} chunks", chunks.len());
+    }
+}
