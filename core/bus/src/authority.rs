@@ -292,7 +292,8 @@ impl Authority {
     pub fn decline(state: &CityState, now: Time, node: NodeId, lease: LeaseId) -> Decision {
         let own = state.leases.get(&lease).is_some_and(|r| r.replica.contains(&node));
         let reason = LeaseEnd::Declined;
-        let entries = if own { vec![Entry::LeaseEnded { lease, reason, time: now }] } else { vec![] };
+        let entries =
+            if own { vec![Entry::LeaseEnded { lease, reason, time: now }] } else { vec![] };
         Decision { entries, answers: vec![] }
     }
 

@@ -75,7 +75,9 @@ pub enum HeadError {
     #[error("head refused: it is for another job, fragment or format than asked for")]
     WrongSubject,
     /// It does not follow from the newest verified head.
-    #[error("head refused: version {found} does not follow from the verified version {expected}: the chain is forked or shorter than what this node saw; keep away from this city and tell its operator")]
+    #[error(
+        "head refused: version {found} does not follow from the verified version {expected}: the chain is forked or shorter than what this node saw; keep away from this city and tell its operator"
+    )]
     Forked {
         /// The newest version this node verified.
         expected: Round,
@@ -138,7 +140,13 @@ impl Chain {
         if head.version == Round(0) && head.before != Hash::ZERO {
             return Err(HeadError::WrongSubject);
         }
-        let chain = Self { city, job, version: head.version, hash: signed.hash(), theta_root: head.theta_root };
+        let chain = Self {
+            city,
+            job,
+            version: head.version,
+            hash: signed.hash(),
+            theta_root: head.theta_root,
+        };
         Ok((chain, head))
     }
 

@@ -123,7 +123,9 @@ pub struct Replicas {
 #[non_exhaustive]
 pub enum SpecError {
     /// The bytes are no specification of a format this program knows.
-    #[error("expected a job of format {JOB_FORMAT} in at most {SPEC_BYTES_MAX} bytes, found {found} bytes that are none; use the same version of suanli on both sides")]
+    #[error(
+        "expected a job of format {JOB_FORMAT} in at most {SPEC_BYTES_MAX} bytes, found {found} bytes that are none; use the same version of suanli on both sides"
+    )]
     Malformed {
         /// How many bytes came.
         found: usize,
@@ -196,30 +198,121 @@ impl JobSpec {
         let (t, d, r) = (&self.training, &self.data, &self.replicas);
         let samples: u64 = d.shards.iter().map(|s| s.samples).fold(0, u64::saturating_add);
         let width = u64::from(d.sample_tokens) * u64::from(d.token_bytes);
-        let sized = d.shards.iter().chain([&d.held_out]).all(|s| s.samples.checked_mul(width) == Some(s.bytes));
+        let sized = d
+            .shards
+            .iter()
+            .chain([&d.held_out])
+            .all(|s| s.samples.checked_mul(width) == Some(s.bytes));
         let rules: [(&'static str, bool, &'static str, f64); 22] = [
-            ("name", self.name.chars().count() <= 64, "at most 64 characters", self.name.len() as f64),
-            ("parameters", (1..=1 << 40).contains(&self.parameters), "1 to 2^40", self.parameters as f64),
-            ("data.sample_tokens", (2..=1 << 17).contains(&d.sample_tokens), "2 to 131072", f64::from(d.sample_tokens)),
-            ("data.token_bytes", matches!(d.token_bytes, 2 | 4), "2 or 4", f64::from(d.token_bytes)),
-            ("data.shards", (1..=SHARDS_MAX).contains(&d.shards.len()), "1 to 256", d.shards.len() as f64),
-            ("data.samples", samples == d.samples && samples > 0, "the sum over the shards", d.samples as f64),
-            ("data.shards.bytes", sized, "samples x tokens x bytes a token", d.held_out.bytes as f64),
+            (
+                "name",
+                self.name.chars().count() <= 64,
+                "at most 64 characters",
+                self.name.len() as f64,
+            ),
+            (
+                "parameters",
+                (1..=1 << 40).contains(&self.parameters),
+                "1 to 2^40",
+                self.parameters as f64,
+            ),
+            (
+                "data.sample_tokens",
+                (2..=1 << 17).contains(&d.sample_tokens),
+                "2 to 131072",
+                f64::from(d.sample_tokens),
+            ),
+            (
+                "data.token_bytes",
+                matches!(d.token_bytes, 2 | 4),
+                "2 or 4",
+                f64::from(d.token_bytes),
+            ),
+            (
+                "data.shards",
+                (1..=SHARDS_MAX).contains(&d.shards.len()),
+                "1 to 256",
+                d.shards.len() as f64,
+            ),
+            (
+                "data.samples",
+                samples == d.samples && samples > 0,
+                "the sum over the shards",
+                d.samples as f64,
+            ),
+            (
+                "data.shards.bytes",
+                sized,
+                "samples x tokens x bytes a token",
+                d.held_out.bytes as f64,
+            ),
             ("data.group", d.group > 0, "at least 1", f64::from(d.group)),
-            ("data.held_out", d.held_out.samples > 0, "at least one sample", d.held_out.samples as f64),
-            ("training.inner_steps", (1..=STEPS_MAX).contains(&t.inner_steps), "1 to 10000", f64::from(t.inner_steps)),
-            ("training.batch_sequences", (1..=1 << 16).contains(&t.batch_sequences), "1 to 65536", f64::from(t.batch_sequences)),
-            ("training.schedule", t.schedule.is_sound(), "finite, not negative, warm-up within the whole", f64::from(t.schedule.lr)),
+            (
+                "data.held_out",
+                d.held_out.samples > 0,
+                "at least one sample",
+                d.held_out.samples as f64,
+            ),
+            (
+                "training.inner_steps",
+                (1..=STEPS_MAX).contains(&t.inner_steps),
+                "1 to 10000",
+                f64::from(t.inner_steps),
+            ),
+            (
+                "training.batch_sequences",
+                (1..=1 << 16).contains(&t.batch_sequences),
+                "1 to 65536",
+                f64::from(t.batch_sequences),
+            ),
+            (
+                "training.schedule",
+                t.schedule.is_sound(),
+                "finite, not negative, warm-up within the whole",
+                f64::from(t.schedule.lr),
+            ),
             ("training.beta1", (0.0..1.0).contains(&t.beta1), "0 up to 1", f64::from(t.beta1)),
             ("training.beta2", (0.0..1.0).contains(&t.beta2), "0 up to 1", f64::from(t.beta2)),
             ("training.eps", t.eps > 0.0 && t.eps < 1.0, "above 0, below 1", f64::from(t.eps)),
-            ("training.weight_decay", (0.0..=10.0).contains(&t.weight_decay), "0 to 10", f64::from(t.weight_decay)),
+            (
+                "training.weight_decay",
+                (0.0..=10.0).contains(&t.weight_decay),
+                "0 to 10",
+                f64::from(t.weight_decay),
+            ),
             ("training.clip", (0.0..=1e6).contains(&t.clip), "0 to 1e6", f64::from(t.clip)),
-            ("training.outer_lr", t.outer_lr > 0.0 && t.outer_lr <= 10.0, "above 0, at most 10", f64::from(t.outer_lr)),
-            ("training.outer_momentum", (0.0..1.0).contains(&t.outer_momentum), "0 up to 1", f64::from(t.outer_momentum)),
-            ("training.rounds", (t.rounds > 0) != (t.tokens.0 > 0), "either rounds or tokens above 0", t.rounds as f64),
-            ("replicas", r.min >= 1 && r.min <= r.max && r.expected >= 1 && r.max <= REPLICAS_MAX, "1 <= min <= max <= 256", f64::from(r.min)),
-            ("replicas.quorum", (1..=1000).contains(&r.quorum_per_mille) && r.staleness_max <= 16 && r.grace_ms <= 3_600_000, "quorum 0.001 to 1, staleness at most 16, grace at most an hour", f64::from(r.quorum_per_mille)),
+            (
+                "training.outer_lr",
+                t.outer_lr > 0.0 && t.outer_lr <= 10.0,
+                "above 0, at most 10",
+                f64::from(t.outer_lr),
+            ),
+            (
+                "training.outer_momentum",
+                (0.0..1.0).contains(&t.outer_momentum),
+                "0 up to 1",
+                f64::from(t.outer_momentum),
+            ),
+            (
+                "training.rounds",
+                (t.rounds > 0) != (t.tokens.0 > 0),
+                "either rounds or tokens above 0",
+                t.rounds as f64,
+            ),
+            (
+                "replicas",
+                r.min >= 1 && r.min <= r.max && r.expected >= 1 && r.max <= REPLICAS_MAX,
+                "1 <= min <= max <= 256",
+                f64::from(r.min),
+            ),
+            (
+                "replicas.quorum",
+                (1..=1000).contains(&r.quorum_per_mille)
+                    && r.staleness_max <= 16
+                    && r.grace_ms <= 3_600_000,
+                "quorum 0.001 to 1, staleness at most 16, grace at most an hour",
+                f64::from(r.quorum_per_mille),
+            ),
         ];
         match rules.into_iter().find(|rule| !rule.1) {
             Some((field, _, expected, found)) => Err(SpecError::Field { field, expected, found }),

@@ -12,9 +12,11 @@ pub mod authority;
 mod contribution;
 mod head;
 mod job;
+pub mod merge;
 mod message;
 mod schedule;
 pub mod state;
+pub mod worker;
 
 pub use authority::Authority;
 pub use contribution::{CONTRIBUTION_FORMAT, Contribution, StateRoot};
@@ -25,3 +27,4 @@ pub use job::{
 pub use message::{Ask, HEADS_MAX, MESSAGE_BYTES_MAX, Refusal, ToCity, ToMember, WaitReason};
 pub use schedule::{Schedule, Shape};
 pub use state::{CityState, Effect};
+pub use worker::Worker;

@@ -222,7 +222,9 @@ pub struct MergeItem {
 /// An entry cannot follow this state: the log is damaged, or this program has a defect. The city
 /// stops; it does not guess.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the city's log does not make sense: {what}; expected {expected}; keep the folder as it is and report this")]
+#[error(
+    "the city's log does not make sense: {what}; expected {expected}; keep the folder as it is and report this"
+)]
 pub struct Inconsistent {
     /// The entry at fault.
     pub what: &'static str,
