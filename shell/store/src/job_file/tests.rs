@@ -1,0 +1,149 @@
+use super::*;
+
+const PATHS: &str = "[data]\npaths = [\"a.txt\"]\n";
+
+fn error_of(text: &str) -> String {
+    JobFile::parse(text).unwrap_err().to_string()
+}
+
+#[test]
+fn paths_alone_are_a_job_with_the_measured_defaults() {
+    let job = JobFile::parse(PATHS).unwrap();
+    assert_eq!(job, JobFile::with_paths(vec!["a.txt".to_owned()]));
+    assert_eq!(job.model_config(256), ModelConfig::demo());
+    assert_eq!((job.training.inner_steps, job.training.codec), (30, CodecName::Int4));
+    assert_eq!((job.training.outer_lr, job.training.outer_momentum), (0.9, 0.5));
+    assert_eq!((job.training.lr, job.rounds_total()), (4e-3, 40));
+    assert_eq!(job.tokens_total(), 40 * 30 * 4 * 512);
+}
+
+#[test]
+fn long_runs_get_the_large_outer_momentum_however_their_length_is_said() {
+    let job = JobFile::parse(&format!("{PATHS}[training]\nrounds = 100\n")).unwrap();
+    assert_eq!((job.training.outer_lr, job.training.outer_momentum), (0.7, 0.9));
+    let job = JobFile::parse(&format!("{PATHS}[training]\ntokens = 100_000_000\n")).unwrap();
+    assert_eq!((job.rounds_total(), job.training.outer_momentum), (1628, 0.9));
+}
+
+#[test]
+fn what_is_written_reads_back_equal() {
+    let plain =
+        JobFile::with_paths(vec!["a \"quoted\" \\ path\n".to_owned(), "算粒  # */*".to_owned()]);
+    let other = JobFile {
+        data: DataSection { max_bytes: Some(7), held_out: 0.25, ..plain.data.clone() },
+        tokenizer: TokenizerSection { kind: TokenizerKind::Bpe, vocab: 777 },
+        training: TrainingSection {
+            length: Length::Tokens(12_345),
+            schedule: Schedule::Cosine,
+            codec: CodecName::F32,
+            lr: 1.0 / 3.0,
+            ..plain.training.clone()
+        },
+        ..plain.clone()
+    };
+    for job in [plain, other] {
+        assert_eq!(JobFile::parse(&job.to_toml()).unwrap(), job, "{}", job.to_toml());
+    }
+}
+
+#[test]
+fn the_example_shows_every_key() {
+    let text = JobFile::with_paths(vec!["texts".to_owned()]).to_toml();
+    for (section, keys) in KEYS {
+        assert!(text.contains(&format!("[{section}]")));
+        for key in *keys {
+            assert!(text.contains(&format!("{key} = ")) || *key == "tokens", "{section}.{key}");
+        }
+    }
+}
+
+#[test]
+fn a_size_that_follows_another_follows_it() {
+    let job = JobFile::parse(&format!("{PATHS}[model]\nhidden = 384\n")).unwrap();
+    assert_eq!((job.model.heads, job.model.kv_heads, job.model.ffn), (12, 12, 1024));
+    assert!((job.training.lr - 4e-3 / 3.0).abs() < 1e-12);
+}
+
+#[test]
+fn an_unknown_key_names_its_line_and_the_nearest() {
+    for (text, expected) in [
+        ("[model]\nhiden = 1\n", "line 2: unknown key `model.hiden`: did you mean `hidden`?"),
+        ("\n[modell]\n", "line 2: unknown section `modell`: did you mean `model`?"),
+        ("[model]\nlr = 0.1\n", "line 2: unknown key `model.lr`: it belongs under [training]"),
+        ("lr = 0.1\n", "line 1: unknown key `lr`: it belongs under [training]"),
+        (
+            "[tokenizer]\nkind = \"bytes\"\nbananas = 1\n",
+            "line 3: unknown key `tokenizer.bananas`: known here are kind, vocab",
+        ),
+        ("model = 3\n", "line 1: `model`: expected a section, [model], found the whole number 3"),
+    ] {
+        assert_eq!(error_of(text), expected);
+    }
+}
+
+#[test]
+fn wrong_values_name_key_line_expected_and_found() {
+    for (text, expected) in [
+        (
+            "[model]\nhidden = \"big\"\n",
+            "line 2: `model.hidden`: expected a whole number from 2 to 65536, found the text \"big\"",
+        ),
+        (
+            "[model]\nlayers = 99999\n",
+            "line 2: `model.layers`: expected a whole number from 1 to 1024, found 99999",
+        ),
+        ("[model]\nlayers = -0x1\n", "line 2, column 10: this is not TOML"),
+        (
+            "[model]\nlayers = 99999999999999999999999999999999999999999999\n",
+            "expected a whole number from 1 to 1024, found 9999999",
+        ),
+        ("[model]\ntied = 1\n", "line 2: `model.tied`: expected true or false"),
+        (
+            "[data]\npaths = []\n",
+            "line 2: `data.paths`: expected a list of 1 to 4096 files, folders or patterns, as in \
+             [\"texts/*.txt\"], found 0 of them",
+        ),
+        ("[data]\npaths = [\"a\",\n 3]\n", "line 3: `data.paths`: expected a list"),
+        ("[data]\npaths = \"a\"\n", "found the text \"a\""),
+        ("", "`data.paths` is missing: expected a list"),
+        ("[data\n", "line 1, column 6: this is not TOML"),
+    ] {
+        let found = error_of(text);
+        assert!(found.contains(expected), "{text}: {found}");
+    }
+    for (line, expected) in [
+        ("[training]\nlr = nan", "`training.lr`: expected a number from 1e-9 to 1.0, found NaN"),
+        ("[training]\nlr = 0", "found 0.0"),
+        ("[training]\ncodec = \"int8\"", "expected \"int4\" or \"f32\", found \"int8\""),
+        ("[training]\nrounds = 3\ntokens = 4", "line 5: `training.tokens` and `training.rounds`"),
+        ("[tokenizer]\nvocab = 512", "`tokenizer.vocab`: expected 256, found 512"),
+        ("[tokenizer]\nkind = \"bpe\"\nvocab = 12", "expected a whole number from 256 to"),
+        ("[replicas]\nmin = 5\nmax = 4", "`replicas.max`: expected a whole number from 5 to"),
+        ("[data2]\nx = 1", "did you mean `data`?"),
+        ("[model]\nhidden = 100\nheads = 3", "model.hidden is 100; it must be a multiple"),
+    ] {
+        let found = error_of(&format!("{PATHS}{line}\n"));
+        assert!(found.contains(expected), "{line}: {found}");
+    }
+}
+
+#[test]
+fn noise_is_an_error_and_no_panic() {
+    assert!(JobFile::parse(&"x".repeat(JOB_FILE_BYTES_MAX + 1)).is_err());
+    assert!(JobFile::parse(&"[".repeat(100_000)).is_err());
+    assert!(JobFile::parse(&format!("a = {}", "[".repeat(100_000))).is_err());
+    let mut random = suanli_base::Random::new(3);
+    let good = JobFile::with_paths(vec!["a".to_owned()]).to_toml();
+    for _ in 0..300 {
+        let mut bytes = good.clone().into_bytes();
+        let at = usize::try_from(random.below(bytes.len() as u64)).unwrap();
+        bytes[at] = b" \"[]=\n.x9#"[usize::try_from(random.below(10)).unwrap()];
+        let _ = JobFile::parse(&String::from_utf8_lossy(&bytes));
+    }
+}
+
+#[test]
+fn paths_are_seen_from_the_job_file() {
+    let job = JobFile::with_paths(vec!["a.txt".to_owned(), "/b".to_owned()]);
+    assert_eq!(job.data_paths(Path::new("/jobs")), [Path::new("/jobs/a.txt"), Path::new("/b")]);
+}
