@@ -1,0 +1,108 @@
+//! Codecs and sealed moments. The first byte of an input says how many elements are expected.
+
+use crate::Target;
+use suanli_base::Random;
+use suanli_params::{
+    Codec, apply_update, decode, encode, encoded_len, seal_moments, unseal_moments,
+};
+
+pub(crate) const TARGETS: &[Target] = &[
+    Target::new(
+        "codec-f32",
+        "what decodes is finite and encodes to the same bytes",
+        f32s,
+        f32_codec,
+    ),
+    Target::new("codec-int4", "what decodes is finite; a used scale has one encoding", int4s, int4),
+    Target::new("sealed-moments", "what unseals is sound and seals to itself", sealed, unseal),
+];
+
+fn numbers(len: usize) -> Vec<f32> {
+    let mut random = Random::new(len as u64);
+    (0..len).map(|_| (random.unit_f32() - 0.5) * 0.01).collect()
+}
+
+fn encodings(codec: Codec) -> Vec<Vec<u8>> {
+    let seed = |len: u8| {
+        let mut out = vec![len];
+        encode(codec, &numbers(len.into()), &mut out).expect("finite numbers");
+        out
+    };
+    [0, 1, 63, 64, 65, 200].map(seed).to_vec()
+}
+
+fn f32s() -> Vec<Vec<u8>> {
+    encodings(Codec::F32)
+}
+
+fn int4s() -> Vec<Vec<u8>> {
+    encodings(Codec::Int4)
+}
+
+fn f32_codec(input: &[u8]) {
+    check(Codec::F32, input);
+}
+
+fn int4(input: &[u8]) {
+    check(Codec::Int4, input);
+}
+
+fn check(codec: Codec, input: &[u8]) {
+    let Some((&elements, bytes)) = input.split_first() else { return };
+    let _ = Codec::from_id(elements);
+    let mut values = vec![7.0_f32; elements.into()];
+    let mut theta = values.clone();
+    let applied = apply_update(&mut theta, codec, bytes).is_ok();
+    match decode(codec, bytes, &mut values) {
+        Ok(()) => {
+            assert!(applied, "decodes, but is no update");
+            assert_eq!(bytes.len(), encoded_len(codec, values.len()));
+            assert!(values.iter().all(|value| value.is_finite()));
+            let mut again = Vec::new();
+            encode(codec, &values, &mut again).expect("what was decoded is finite");
+            if codec == Codec::F32 || uses_its_scale(bytes) {
+                assert_eq!(again, bytes, "another encoding of the same numbers was accepted");
+            }
+        }
+        Err(_) => {
+            assert!(values.iter().all(|value| *value == 7.0), "a refused payload left a trace");
+            assert!(theta.iter().all(|value| *value == 7.0), "a refused update left a trace");
+        }
+    }
+}
+
+/// Whether an element of every int4 block is 7 times its scale, as encoders leave it: only then are
+/// the numbers bound to these bytes.
+fn uses_its_scale(bytes: &[u8]) -> bool {
+    let full = |half: u8| half == 1 || half == 15;
+    bytes.chunks(34).all(|block| {
+        let mut pairs = block.iter().skip(2);
+        block[..2] == [0, 0] || pairs.any(|pair| full(pair & 15) || full(pair >> 4))
+    })
+}
+
+fn sealed() -> Vec<Vec<u8>> {
+    let seed = |len: u8| {
+        let mut m = numbers(len.into());
+        let mut v: Vec<f32> = m.iter().map(|value| value * value).collect();
+        let mut out = vec![len];
+        out.extend(seal_moments(&mut m, &mut v).expect("finite, and not negative"));
+        out
+    };
+    [0, 1, 64, 65, 150].map(seed).to_vec()
+}
+
+fn unseal(input: &[u8]) {
+    let Some((&elements, bytes)) = input.split_first() else { return };
+    let (mut m, mut v) = (vec![7.0_f32; elements.into()], vec![7.0_f32; elements.into()]);
+    if unseal_moments(bytes, &mut m, &mut v).is_err() {
+        assert!(m.iter().chain(&v).all(|value| *value == 7.0), "a refused seal left a trace");
+        return;
+    }
+    assert!(m.iter().chain(&v).all(|value| value.is_finite()));
+    assert!(v.iter().all(|value| *value >= 0.0));
+    let (m_before, v_before) = (m.clone(), v.clone());
+    let again = seal_moments(&mut m, &mut v).expect("what was unsealed is sound");
+    assert_eq!((&m, &v), (&m_before, &v_before), "sealing twice moved a moment");
+    assert_eq!(again, bytes, "another seal of the same moments was accepted");
+}
