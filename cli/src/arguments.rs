@@ -1,0 +1,397 @@
+//! What may be typed. Settings that the configuration file or the environment may give are
+//! options here, so that "not said" stays visible until `settings` puts them together.
+
+use crate::language::Language;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use suanli_identity::Role;
+
+/// Suanli (算粒): households train a model together.
+#[derive(Debug, Parser)]
+#[command(
+    name = "suanli",
+    version,
+    about = "Suanli (算粒): many small computers train one model together",
+    long_about = "Suanli (算粒): many small computers train one model together.\n\
+        算粒：许多小计算机一起训练一个模型。\n\n\
+        Begin with `suanli demo`: a city and four families on this machine, in minutes.\n\
+        从 `suanli demo` 开始：几分钟内，在本机看到一座城市和四个家庭。",
+    after_help = "Exit codes: 0 done, 1 a defect of ours, 2 usage, 3 data or job file, 4 ticket or \
+        permission, 5 network, 6 this machine (port, disk, folder in use), 7 corrupt state, 130 \
+        interrupted.\nSettings: flags, then SUANLI_* variables, then the configuration file.",
+    arg_required_else_help = true,
+    propagate_version = true,
+    max_term_width = 100
+)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command understands.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Print JSON, for programs
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Language of messages [default: from LANG]
+    #[arg(long, global = true, value_enum, env = "SUANLI_LANG", hide_env = true)]
+    pub(crate) lang: Option<Language>,
+    /// Say only what was asked for
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Say more; twice: everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Configuration file [default: $XDG_CONFIG_HOME/suanli/config.toml]
+    #[arg(long, global = true, value_name = "FILE", env = "SUANLI_CONFIG", hide_env = true)]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Watch a city and four families on this machine train a model, in minutes
+    Demo(Demo),
+    /// Found and run a city
+    #[command(subcommand)]
+    City(City),
+    /// Lend this computer to a city
+    Join(Join),
+    /// Hand a job to a city
+    Train(Train),
+    /// List the jobs of a city or family on this machine
+    Jobs(Folder),
+    /// Watch a city or family on this machine at work
+    Watch(Watch),
+    /// Show how a city or family on this machine does
+    Status(Folder),
+    /// Stop lending at once, until `resume`
+    Pause(Folder),
+    /// Lend again after `pause`
+    Resume(Folder),
+    /// Change the share of CPU time that a running family lends
+    Share(Share),
+    /// Leave the city
+    Leave(Folder),
+    /// Write a job's parameters as a Hugging Face folder
+    Export(Export),
+    /// Continue a text with a checkpoint
+    Generate(Generate),
+    /// Look into a city's record of rounds
+    #[command(subcommand)]
+    Log(Log),
+    /// Print shell completions
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+    /// The process that runs the engine; started by `join`, not by people
+    #[command(hide = true)]
+    Worker {
+        /// What `join` tells it
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<std::ffi::OsString>,
+    },
+}
+
+/// `suanli demo`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Demo {
+    /// Text to learn from: a file or a folder [default: Rust sources that cargo left here]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) data: Option<PathBuf>,
+    /// How long to train, about [default: 4]
+    #[arg(long, value_name = "N", conflicts_with = "rounds", env = "SUANLI_DEMO_MINUTES")]
+    #[arg(value_parser = parse_minutes, hide_env = true)]
+    pub(crate) minutes: Option<f64>,
+    /// How many rounds to train, instead of minutes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    pub(crate) rounds: Option<u32>,
+    /// How many families take part [default: 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32))]
+    #[arg(env = "SUANLI_DEMO_FAMILIES", hide_env = true)]
+    pub(crate) families: Option<u8>,
+    /// Throw an earlier demo in the folder away and begin anew
+    #[arg(long, conflicts_with = "resume")]
+    pub(crate) fresh: bool,
+    /// Go on with the earlier demo in the folder
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Kill nobody and let nobody join on the way
+    #[arg(long)]
+    pub(crate) no_chaos: bool,
+    /// Where the demo keeps everything [default: suanli-demo]
+    #[arg(long, value_name = "DIR", env = "SUANLI_DEMO_DIR", hide_env = true)]
+    pub(crate) dir: Option<PathBuf>,
+    /// Seed of the model and of the order of the data
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+/// `suanli city`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum City {
+    /// Make a new city: its key and its empty record
+    Init {
+        #[command(flatten)]
+        folder: Folder,
+        /// Its name, for people [default: city]
+        #[arg(long, env = "SUANLI_CITY_NAME", hide_env = true)]
+        name: Option<String>,
+    },
+    /// Run a city; prints a ticket with which families join
+    Serve(Serve),
+    /// Print a ticket of the running city
+    Ticket {
+        #[command(flatten)]
+        folder: Folder,
+        /// What its bearer may do
+        #[arg(long, value_enum, default_value_t = TicketRole::Join)]
+        role: TicketRole,
+        /// For how long: 90s, 30m, 24h, 7d
+        #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_seconds)]
+        expires: u64,
+        /// How many nodes may use it
+        #[arg(long, value_name = "N", default_value_t = 16)]
+        #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        uses: u32,
+    },
+    /// Stop the running city; the next `serve` goes on from there
+    Stop(Folder),
+}
+
+/// What a ticket's bearer may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TicketRole {
+    /// Lend a computer
+    Join,
+    /// Hand in jobs and export them
+    Train,
+    /// All that the operator may do from afar
+    Operate,
+    /// Look on
+    Watch,
+}
+
+impl From<TicketRole> for Role {
+    fn from(role: TicketRole) -> Self {
+        match role {
+            TicketRole::Join => Self::Join,
+            TicketRole::Train => Self::Train,
+            TicketRole::Operate => Self::Operate,
+            TicketRole::Watch => Self::Watch,
+        }
+    }
+}
+
+/// A node's data folder.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Folder {
+    /// Data folder [default: under $XDG_DATA_HOME/suanli]
+    #[arg(long, value_name = "DIR", env = "SUANLI_DIR", hide_env = true)]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+/// `suanli city serve`.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    pub(crate) folder: Folder,
+    /// Address and port to listen on [default: 127.0.0.1, the port of the last time]
+    #[arg(long, value_name = "ADDRESS:PORT", env = "SUANLI_LISTEN", hide_env = true)]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Address to put into tickets, when families reach this machine by another one
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) advertise: Vec<String>,
+    #[command(flatten)]
+    pub(crate) parent: Parent,
+}
+
+/// For programs that start nodes.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Parent {
+    /// Stop when standard input ends
+    #[arg(long, hide = true)]
+    pub(crate) stop_on_eof: bool,
+}
+
+/// `suanli join`.
+#[derive(Debug, Args)]
+pub(crate) struct Join {
+    /// The ticket, or a file that holds it; not needed to come back to the same city
+    #[arg(value_name = "TICKET", env = "SUANLI_TICKET", hide_env_values = true)]
+    pub(crate) ticket: Option<String>,
+    #[command(flatten)]
+    pub(crate) folder: Folder,
+    /// Name of this family, for people
+    #[arg(long, env = "SUANLI_NAME", hide_env = true)]
+    pub(crate) name: Option<String>,
+    /// Share of the CPU time to lend, in percent [default: 100]
+    #[arg(long, value_name = "PERCENT", env = "SUANLI_SHARE", hide_env = true)]
+    #[arg(value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub(crate) share: Option<u8>,
+    /// Threads to use [default: one for each core]
+    #[arg(long, value_name = "N", env = "SUANLI_THREADS", hide_env = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) threads: Option<u32>,
+    /// MiB to send a day, at most [default: no limit]
+    #[arg(long, value_name = "MiB", env = "SUANLI_UPLOAD_PER_DAY", hide_env = true)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    pub(crate) upload_per_day: Option<u64>,
+    #[command(flatten)]
+    pub(crate) parent: Parent,
+}
+
+/// `suanli train`.
+#[derive(Debug, Args)]
+pub(crate) struct Train {
+    /// The job file
+    #[arg(value_name = "JOB.toml", required_unless_present = "example")]
+    pub(crate) job: Option<PathBuf>,
+    /// A ticket with the role "train", a file that holds it, or a city's data folder here
+    #[arg(long, value_name = "TICKET|DIR", env = "SUANLI_CITY", hide_env_values = true)]
+    pub(crate) city: Option<String>,
+    /// Show memory, bytes and time, and start nothing
+    #[arg(long)]
+    pub(crate) plan: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+    /// Print an example of a job file
+    #[arg(long, conflicts_with_all = ["job", "plan", "yes"])]
+    pub(crate) example: bool,
+    /// For the plan: tokens a second of one replica [default: measured here]
+    #[arg(long, value_name = "N", value_parser = parse_positive)]
+    pub(crate) tokens_per_s: Option<f64>,
+    /// For the plan: how many replicas are expected [default: the job's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) replicas: Option<u32>,
+}
+
+/// `suanli watch`.
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    #[command(flatten)]
+    pub(crate) folder: Folder,
+    /// Milliseconds between two looks
+    #[arg(long, value_name = "MS", default_value_t = 1000)]
+    #[arg(value_parser = clap::value_parser!(u64).range(50..=3_600_000))]
+    pub(crate) interval: u64,
+}
+
+/// `suanli share`.
+#[derive(Debug, Args)]
+pub(crate) struct Share {
+    /// Share of the CPU time, in percent
+    #[arg(value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub(crate) percent: u8,
+    #[command(flatten)]
+    pub(crate) folder: Folder,
+}
+
+/// `suanli export`.
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// The job: its name, or its id or the beginning of it [default: the only one]
+    pub(crate) job: Option<String>,
+    /// Where to write; must not exist or be empty
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) folder: Folder,
+}
+
+/// `suanli generate`.
+#[derive(Debug, Args)]
+pub(crate) struct Generate {
+    /// Folder of an exported checkpoint
+    #[arg(long, value_name = "DIR")]
+    pub(crate) checkpoint: PathBuf,
+    /// The text to continue
+    #[arg(long)]
+    pub(crate) prompt: String,
+    /// Tokens to add, at most
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) tokens: u32,
+    /// 0: always the likeliest token; 1: as the model says
+    #[arg(long, value_name = "T", default_value_t = 0.8, value_parser = parse_temperature)]
+    pub(crate) temperature: f32,
+    /// Choose among the N likeliest tokens; 0: among all
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    pub(crate) top_k: u32,
+    /// Seed of the choice
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+/// `suanli log`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Log {
+    /// Check a city's record offline: chain, signatures, and every round in order
+    Verify {
+        /// The city's data folder
+        dir: PathBuf,
+    },
+}
+
+/// Seconds from a number and a unit.
+fn parse_seconds(text: &str) -> Result<u64, String> {
+    let wrong = || format!("expected a time such as 90s, 30m, 24h or 7d, found {text:?}");
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let factor = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return Err(wrong()),
+    };
+    let count: u64 = text[..text.len() - unit.len_utf8()].parse().map_err(|_| wrong())?;
+    match count.checked_mul(factor) {
+        Some(seconds) if (1..=3_153_600_000).contains(&seconds) => Ok(seconds),
+        _ => Err(format!("expected a time from 1s to 36500d, found {text:?}")),
+    }
+}
+
+fn parse_in(text: &str, range: std::ops::RangeInclusive<f64>, name: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if range.contains(&value) => Ok(value),
+        _ => Err(format!("expected {name} from {} to {}", range.start(), range.end())),
+    }
+}
+
+fn parse_minutes(text: &str) -> Result<f64, String> {
+    parse_in(text, 0.1..=10_080.0, "minutes")
+}
+
+fn parse_positive(text: &str) -> Result<f64, String> {
+    parse_in(text, 1e-3..=1e15, "a number")
+}
+
+fn parse_temperature(text: &str) -> Result<f32, String> {
+    parse_in(text, 0.0..=10.0, "a temperature").map(|value| value as f32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_commands_agree_with_each_other() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn times_have_a_unit_and_a_bound() {
+        assert_eq!(parse_seconds("90s"), Ok(90));
+        assert_eq!(parse_seconds("7d"), Ok(604_800));
+        for wrong in ["", "90", "h", "-1h", "1.5h", "0s", "99999999999d", "7算"] {
+            assert!(parse_seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+}
