@@ -8,7 +8,8 @@ use suanli::Suanli;
 #[test]
 fn unknown_options_and_commands_are_usage_errors() {
     let home = Suanli::new();
-    for arguments in [&["--nope"][..], &["fly"], &["join", "--share", "0"], &["join", "--share", "x"]]
+    for arguments in
+        [&["--nope"][..], &["fly"], &["join", "--share", "0"], &["join", "--share", "x"]]
     {
         home.run(arguments).fails(2);
     }
