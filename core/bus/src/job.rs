@@ -30,7 +30,7 @@ pub struct JobSpec {
     pub replica_memory_bytes: u64,
     /// Merkle root of the first parameters (params chunks of f32).
     pub theta_root: Hash,
-    /// The tokenizer's file: its hash.
+    /// The tokenizer's file: Merkle root over its 64 KiB chunks.
     pub tokenizer: Hash,
     /// The data.
     pub data: DataSpec,

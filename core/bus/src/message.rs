@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use suanli_base::{Hash, JobId, LeaseId, Round};
 use suanli_identity::Signed;
-use suanli_log::LeaseRecord;
+use suanli_log::{JobPhase, LeaseRecord};
 
 /// The most bytes a message may have: RDPA's bound for SEND.
 pub const MESSAGE_BYTES_MAX: usize = 60 << 10;
@@ -50,8 +50,25 @@ pub enum ToCity {
         /// Whether it stands still.
         paused: bool,
     },
+    /// What the owner calls this machine; shown, never decided by.
+    Introduce {
+        /// At most `NAME_CHARS_MAX` characters count.
+        name: String,
+    },
     /// Gone for good.
     Farewell,
+    /// A job whose regions were all written; needs the role "train".
+    Submit {
+        /// Canonical bytes of the specification.
+        spec: Vec<u8>,
+    },
+    /// Halts, resumes or ends a job; needs to be its trainer or the operator.
+    Move {
+        /// Which job.
+        job: JobId,
+        /// To what.
+        to: JobPhase,
+    },
 }
 
 /// A request for work.
@@ -107,11 +124,29 @@ pub enum ToMember {
         /// At most [`HEADS_MAX`].
         heads: Vec<Signed>,
     },
+    /// The answer to a submission or a move.
+    Job {
+        /// Which job; zero when it could not be read.
+        job: JobId,
+        /// What came of it.
+        outcome: JobOutcome,
+    },
     /// The city ended a lease; training on is in vain.
     Revoked {
         /// Which.
         lease: LeaseId,
     },
+}
+
+/// What came of a submission or a move.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JobOutcome {
+    /// It is done, and written down.
+    Done,
+    /// It was done before.
+    Known,
+    /// It is refused, in words that say what to do.
+    Refused(String),
 }
 
 /// Why there is no work now.

@@ -621,11 +621,10 @@ impl Job {
     }
 
     fn blobs(&self) -> Vec<Hash> {
-        let spec = &self.spec;
         let state = [self.state.theta, self.state.momentum, self.state.residual];
         let recent = self.recent.iter().flat_map(|r| [r.theta, r.update]).flatten();
         let accepted = self.accepted.values().flat_map(|a| [a.contribution, a.payload]);
-        state.into_iter().chain(recent).chain(accepted).chain([spec.tokenizer]).collect()
+        state.into_iter().chain(recent).chain(accepted).collect()
     }
 }
 

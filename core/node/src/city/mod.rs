@@ -1,0 +1,286 @@
+//! A city: sessions with its members, the proposer and the durable state, and what its host does.
+
+mod rounds;
+mod serve;
+mod work;
+
+pub use work::{
+    Command, CommandId, ConnId, Done, Input, Output, Settle, SettleFault, Source, Stage, Work,
+};
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use suanli_base::{Duration, Hash, JobId, LeaseId, NodeId, Round, Time};
+use suanli_bus::state::{CityState, Inconsistent};
+use suanli_bus::{Authority, ToMember};
+use suanli_identity::{Role, SecretKey};
+use suanli_log::{Entry, NAME_CHARS_MAX};
+use suanli_rdpa::{
+    Event, Frame, Limits, Op, RegionInfo, RegionName, Request, ResponderToken, Session, Side,
+    Staging,
+};
+
+/// Entries after which the log is cut by a snapshot.
+const SNAPSHOT_EVERY: u32 = 256;
+/// Connections that are up at once; a further one is closed at once.
+const CONNECTIONS_MAX: usize = 4096;
+/// Staging areas open at once.
+const STAGES_MAX: usize = 4096;
+const TICK_EVERY: Duration = Duration(100);
+
+/// A city without its disk, sockets and clock.
+#[derive(Debug)]
+pub struct CityNode {
+    key: SecretKey,
+    limits: Limits,
+    now: Time,
+    state: CityState,
+    authority: Authority,
+    conns: BTreeMap<ConnId, Conn>,
+    names: BTreeMap<NodeId, String>,
+    regions: BTreeMap<RegionName, Served>,
+    older: BTreeMap<(RegionName, u64), Served>,
+    content: BTreeMap<Hash, Arc<RegionInfo>>,
+    staging: BTreeMap<Stage, Staged>,
+    storing: BTreeMap<Hash, Vec<(ConnId, ResponderToken)>>,
+    submitting: BTreeMap<JobId, Submission>,
+    settling: BTreeSet<LeaseId>,
+    evaluating: Option<(JobId, Round)>,
+    to_evaluate: BTreeMap<JobId, Round>,
+    proposed: Vec<Entry>,
+    after: Vec<After>,
+    outputs: VecDeque<Output>,
+    since_snapshot: u32,
+    next_tick: Time,
+}
+
+#[derive(Debug)]
+struct Conn {
+    peer: NodeId,
+    session: Session,
+    role: Option<Role>,
+}
+
+/// A region that can be read.
+#[derive(Clone, Debug)]
+struct Served {
+    info: Arc<RegionInfo>,
+    source: Source,
+}
+
+#[derive(Debug)]
+struct Staged {
+    owner: NodeId,
+    books: Staging,
+}
+
+#[derive(Debug)]
+struct Submission {
+    spec: Vec<u8>,
+    trainer: NodeId,
+    to: Vec<ReplyTo>,
+}
+
+/// Who hears what came of a submission or a move.
+#[derive(Clone, Copy, Debug)]
+enum ReplyTo {
+    Conn(ConnId),
+    Command(CommandId),
+}
+
+/// What waits for the entries under way to be durable.
+#[derive(Debug)]
+enum After {
+    Welcome { conn: ConnId, token: ResponderToken, role: Role },
+    Outcome { to: ReplyTo, job: JobId },
+    Offered { job: JobId, theta_chunks: Vec<Hash> },
+}
+
+impl CityNode {
+    /// A city with the state that its log folded to and the content its disk holds.
+    ///
+    /// What was under way when the log ended begins again: see the first outputs.
+    #[must_use]
+    pub fn new(
+        key: SecretKey,
+        limits: Limits,
+        state: CityState,
+        content: Vec<RegionInfo>,
+        now: Time,
+    ) -> Self {
+        let content = content.into_iter().map(|info| (info.root, Arc::new(info))).collect();
+        let mut node = Self {
+            key,
+            limits,
+            now,
+            state,
+            authority: Authority::default(),
+            conns: BTreeMap::new(),
+            names: BTreeMap::new(),
+            regions: BTreeMap::new(),
+            older: BTreeMap::new(),
+            content,
+            staging: BTreeMap::new(),
+            storing: BTreeMap::new(),
+            submitting: BTreeMap::new(),
+            settling: BTreeSet::new(),
+            evaluating: None,
+            to_evaluate: BTreeMap::new(),
+            proposed: Vec::new(),
+            after: Vec::new(),
+            outputs: VecDeque::new(),
+            since_snapshot: 0,
+            next_tick: now,
+        };
+        node.resume();
+        node
+    }
+
+    /// The durable state.
+    #[must_use]
+    pub const fn state(&self) -> &CityState {
+        &self.state
+    }
+
+    /// The volatile half: who is connected and how fast.
+    #[must_use]
+    pub const fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// What a member calls itself.
+    #[must_use]
+    pub fn name_of(&self, node: NodeId) -> Option<&str> {
+        self.names.get(&node).map(String::as_str)
+    }
+
+    /// Takes one input.
+    ///
+    /// # Errors
+    /// [`Inconsistent`] when an entry cannot follow the state: stop, do not go on.
+    ///
+    /// # Panics
+    /// When anything but [`Input::Durable`] comes while an append is under way: a defect of the host.
+    pub fn handle(&mut self, now: Time, input: Input) -> Result<(), Inconsistent> {
+        self.now = self.now.max(now);
+        let durable = matches!(input, Input::Durable);
+        assert!(self.proposed.is_empty() != durable, "durable answers an append, nothing else does");
+        match input {
+            Input::Opened { conn, peer, seed } => self.open(conn, peer, seed),
+            Input::Frame { conn, frame } => self.frame(conn, frame),
+            Input::Closed { conn } => self.closed(conn),
+            Input::Tick => self.tick(),
+            Input::Durable => self.durable()?,
+            Input::Done(done) => self.done(done),
+            Input::Command { id, command } => self.command(id, command),
+        }
+        Ok(())
+    }
+
+    /// The next output, in order.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The next frame for a connection.
+    pub fn poll_transmit(&mut self, conn: ConnId) -> Option<Frame> {
+        let now = self.now;
+        self.conns.get_mut(&conn)?.session.poll_transmit(now)
+    }
+
+    /// The connections that are up.
+    pub fn connections(&self) -> impl Iterator<Item = (ConnId, NodeId)> + '_ {
+        self.conns.iter().map(|(id, conn)| (*id, conn.peer))
+    }
+
+    /// When [`Input::Tick`] is wanted next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Time {
+        let sessions = self.conns.values().filter_map(|conn| conn.session.poll_timeout());
+        sessions.fold(self.next_tick, Time::min)
+    }
+
+    fn open(&mut self, conn: ConnId, peer: NodeId, seed: u64) {
+        if self.conns.len() >= CONNECTIONS_MAX {
+            let why = format!("more than {CONNECTIONS_MAX} connections");
+            self.outputs.push_back(Output::Close { conn, why });
+            return;
+        }
+        let session = Session::new(Side::Accepting, self.now, self.limits, seed);
+        self.conns.insert(conn, Conn { peer, session, role: None });
+    }
+
+    fn frame(&mut self, id: ConnId, frame: Frame) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        if let Err(violation) = conn.session.handle_frame(self.now, frame) {
+            let why = format!("node {} broke the protocol: {violation}", conn.peer.short());
+            self.close(id, why);
+            return;
+        }
+        self.events(id);
+    }
+
+    fn events(&mut self, id: ConnId) {
+        while let Some(event) = self.conns.get_mut(&id).and_then(|c| c.session.poll_event()) {
+            match event {
+                Event::Request { token, request } => self.request(id, token, request),
+                Event::Silent { span } => {
+                    self.close(id, format!("nothing heard for {} ms", span.0));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn request(&mut self, id: ConnId, token: ResponderToken, request: Request) {
+        match request {
+            Request::Hello(hello) => self.hello(id, token, &hello),
+            Request::Send { bytes } => self.message(id, token, &bytes),
+            request => self.serve(id, token, request),
+        }
+    }
+
+    /// Closes a connection of our own accord.
+    fn close(&mut self, conn: ConnId, why: String) {
+        self.outputs.push_back(Output::Close { conn, why });
+        self.closed(conn);
+    }
+
+    fn closed(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.remove(&id) else { return };
+        let still_here = self.conns.values().any(|c| c.peer == conn.peer && c.role.is_some());
+        if !still_here {
+            self.authority.gone(conn.peer);
+        }
+        self.evaluate_rounds();
+    }
+
+    fn tick(&mut self) {
+        let ids: Vec<ConnId> = self.conns.keys().copied().collect();
+        for id in ids {
+            if let Some(conn) = self.conns.get_mut(&id) {
+                conn.session.handle_timeout(self.now);
+            }
+            self.events(id);
+        }
+        if self.now >= self.next_tick {
+            self.next_tick = self.now.after(TICK_EVERY);
+            self.evaluate_rounds();
+        }
+    }
+
+    /// Sends a message on every connection of a member.
+    fn tell(&mut self, node: NodeId, message: &ToMember) {
+        let bytes = bytes::Bytes::from(message.to_bytes());
+        let now = self.now;
+        for conn in self.conns.values_mut().filter(|c| c.peer == node && c.role.is_some()) {
+            // A full queue means the member does not read: it will ask again when it does.
+            let _ = conn.session.request(now, Op::Send { bytes: bytes.clone() });
+        }
+    }
+
+    fn introduce(&mut self, node: NodeId, name: &str) {
+        let plain = name.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect();
+        self.names.insert(node, plain);
+    }
+}

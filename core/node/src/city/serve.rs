@@ -1,0 +1,420 @@
+//! What peers ask of a city: admission, control messages, reading and staging regions.
+
+use super::{After, CityNode, ConnId, ReplyTo, STAGES_MAX, Served, Settle, Source, Stage, Staged, Work};
+use crate::name::{JobRegion, Name};
+use bytes::Bytes;
+use std::sync::Arc;
+use suanli_base::{JobId, LeaseId, NodeId, Round};
+use suanli_bus::merge::payload_len;
+use suanli_bus::{Authority, HEADS_MAX, MESSAGE_BYTES_MAX, Refusal, ToCity, ToMember};
+use suanli_identity::{Role, Signed, Ticket};
+use suanli_log::{Entry, NAME_CHARS_MAX};
+use suanli_params::{CHUNK_ELEMENTS, encoded_len};
+use suanli_rdpa::{
+    ChunkSet, Code, Hello, PeerLimits, Placement, RegionName, Reply, Request, ResponderToken, Shape,
+    StageInfo, StageKind, Staging, Welcome,
+};
+
+/// The most bytes of one piece of content that a trainer may bring.
+const CONTENT_BYTES_MAX: u64 = 64 << 30;
+
+impl CityNode {
+    pub(super) fn respond(&mut self, id: ConnId, token: ResponderToken, reply: Reply) {
+        let now = self.now;
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.session.respond(now, token, reply);
+        }
+    }
+
+    fn refuse(&mut self, id: ConnId, token: ResponderToken, code: Code, text: impl Into<String>) {
+        self.respond(id, token, Reply::Error { code, text: text.into() });
+    }
+
+    /// Admits a node by its ticket, or because it is known.
+    pub(super) fn hello(&mut self, id: ConnId, token: ResponderToken, hello: &Hello) {
+        let Some(peer) = self.conns.get(&id).map(|conn| conn.peer) else { return };
+        let known = self.state.members.get(&peer);
+        if hello.ticket.is_empty() || peer == NodeId::from(self.state.city) {
+            let own = peer == NodeId::from(self.state.city);
+            let may = known.is_some_and(|m| !m.left && (m.role == hello.role || m.role == Role::Operate));
+            if own || may {
+                self.welcome(id, token, hello.role);
+            } else {
+                let text = "this node is not a member of the city; come with a ticket";
+                self.refuse(id, token, Code::Unauthorised, text);
+            }
+            return;
+        }
+        let ticket = Ticket::from_bytes(&hello.ticket);
+        let checked = ticket.and_then(|ticket| ticket.check(self.now, hello.role).map(|()| ticket));
+        let ticket = match checked {
+            Ok(ticket) => ticket,
+            Err(error) => return self.refuse(id, token, Code::Unauthorised, error.to_string()),
+        };
+        if ticket.grant().city != self.state.city {
+            let text = "the ticket is for another city";
+            return self.refuse(id, token, Code::Unauthorised, text);
+        }
+        let used_by_it = known.is_some_and(|m| m.ticket == ticket.id());
+        if used_by_it && known.is_some_and(|m| !m.left && m.role == ticket.grant().role) {
+            return self.welcome(id, token, hello.role);
+        }
+        let uses = self.state.ticket_uses.get(&ticket.id()).copied().unwrap_or(0);
+        if !used_by_it && uses >= ticket.grant().uses {
+            let text = format!("the ticket was used {uses} times, which is all; ask for a new one");
+            return self.refuse(id, token, Code::Unauthorised, text);
+        }
+        let role = ticket.grant().role;
+        let name: String = peer.short().chars().take(NAME_CHARS_MAX).collect();
+        let ticket = ticket.id();
+        let entry = Entry::Joined { node: peer, name, role, ticket, time: self.now };
+        self.after.push(After::Welcome { conn: id, token, role: hello.role });
+        self.propose(vec![entry]);
+    }
+
+    pub(super) fn welcome(&mut self, id: ConnId, token: ResponderToken, role: Role) {
+        let limits = PeerLimits {
+            requests_max: u32::try_from(self.limits.serving_max).unwrap_or(u32::MAX),
+            bulk_window_bytes: self.limits.bulk_window_bytes,
+        };
+        let version = suanli_rdpa::limits::PROTOCOL_VERSION;
+        let reply = Reply::Welcome(Welcome { version, limits, time: self.now });
+        self.respond(id, token, reply);
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        conn.role = Some(role);
+        if role == Role::Join {
+            self.authority.connected(self.now, conn.peer);
+        }
+    }
+
+    /// A control message.
+    pub(super) fn message(&mut self, id: ConnId, token: ResponderToken, bytes: &Bytes) {
+        let Some(conn) = self.conns.get(&id) else { return };
+        let (peer, role) = (conn.peer, conn.role);
+        let (Some(role), Some(message)) = (role, ToCity::from_bytes(bytes)) else {
+            self.refuse(id, token, Code::Protocol, "no message of this version");
+            return;
+        };
+        let trains = matches!(role, Role::Train | Role::Operate);
+        self.respond(id, token, Reply::Delivered);
+        match message {
+            ToCity::Introduce { name } => self.introduce(peer, &name),
+            ToCity::Heads { job, from } => self.heads(id, peer, job, from),
+            ToCity::Submit { spec } if trains => self.submit(spec, peer, ReplyTo::Conn(id)),
+            ToCity::Move { job, to } if trains => {
+                let own = self.state.jobs.get(&job).is_some_and(|j| j.trainer == peer);
+                let may = own || role == Role::Operate;
+                self.move_job(job, to, may, ReplyTo::Conn(id));
+            }
+            ToCity::Submit { .. } | ToCity::Move { .. } => {
+                self.outcome(
+                    ReplyTo::Conn(id),
+                    JobId::ZERO,
+                    suanli_bus::JobOutcome::Refused("this needs a ticket of the role \"train\"".into()),
+                );
+            }
+            message if role == Role::Join => self.member_message(peer, message),
+            _ => {}
+        }
+    }
+
+    fn member_message(&mut self, peer: NodeId, message: ToCity) {
+        let now = self.now;
+        match message {
+            ToCity::Ask(ask) => {
+                let decision = self.authority.ask(&self.state, now, peer, &ask);
+                self.decide(decision);
+            }
+            ToCity::Beat { steps, rate, .. } => self.authority.beat(now, peer, steps, rate),
+            ToCity::HandIn { lease, contribution } => self.hand_in(peer, lease, contribution),
+            ToCity::Decline { lease } => {
+                let decision = Authority::decline(&self.state, now, peer, lease);
+                self.decide(decision);
+            }
+            ToCity::Paused { paused } => {
+                self.authority.paused(peer, paused);
+                self.evaluate_rounds();
+            }
+            ToCity::Farewell => self.propose(vec![Entry::Left { node: peer, time: now }]),
+            _ => {}
+        }
+    }
+
+    fn hand_in(&mut self, node: NodeId, lease: LeaseId, signed: Signed) {
+        if self.settling.contains(&lease) {
+            return;
+        }
+        let contribution = match Authority::check_hand_in(&self.state, node, lease, &signed) {
+            Ok(Some(contribution)) => contribution,
+            Ok(None) => return self.tell(node, &ToMember::Accepted { lease }),
+            Err(reason) => return self.tell(node, &ToMember::Refused { lease, reason }),
+        };
+        let stage = Stage::Lease(lease);
+        let staged = self.staging.get(&stage).map(|staged| staged.books.complete(1));
+        let complete = matches!(&staged, Some(Ok(info)) if info.root == contribution.payload_root);
+        if !complete {
+            let reason = Refusal::Incomplete;
+            if matches!(staged, Some(Ok(_))) {
+                self.unstage(stage);
+            }
+            return self.tell(node, &ToMember::Refused { lease, reason });
+        }
+        let Some(job) = self.state.jobs.get(&contribution.job) else { return };
+        let (codec, parameters) = (job.spec.training.codec, job.spec.parameters);
+        self.settling.insert(lease);
+        let settle = Settle { node, lease, contribution, signed, codec, parameters };
+        self.work(Work::Settle(settle));
+    }
+
+    fn heads(&mut self, id: ConnId, peer: NodeId, job: JobId, from: Option<Round>) {
+        let Some(known) = self.state.jobs.get(&job) else { return };
+        let newest = known.version;
+        let from = from.unwrap_or(newest);
+        let oldest = known.recent.first().map_or(newest, |recent| recent.version);
+        if from >= oldest {
+            let heads = known.recent.iter().filter(|r| r.version >= from).map(|r| r.head.clone());
+            let heads = bounded(heads.collect());
+            return self.tell(peer, &ToMember::Heads { job, newest, heads });
+        }
+        self.work(Work::ReadHeads { conn: id, job, from, count: HEADS_MAX });
+    }
+
+    pub(super) fn heads_read(&mut self, id: ConnId, job: JobId, heads: Vec<Signed>) {
+        let Some(peer) = self.conns.get(&id).map(|conn| conn.peer) else { return };
+        let Some(newest) = self.state.jobs.get(&job).map(|job| job.version) else { return };
+        self.tell(peer, &ToMember::Heads { job, newest, heads: bounded(heads) });
+    }
+
+    /// Reading, staging, subscribing.
+    pub(super) fn serve(&mut self, id: ConnId, token: ResponderToken, request: Request) {
+        let Some((peer, Some(role))) = self.conns.get(&id).map(|c| (c.peer, c.role)) else {
+            return self.refuse(id, token, Code::Unauthorised, "say HELLO first");
+        };
+        match request {
+            Request::Open { region } | Request::Subscribe { region }
+                if !self.may_read(role, &region) =>
+            {
+                let text = format!("the role \"{role}\" may not read {region}");
+                self.refuse(id, token, Code::Unauthorised, text);
+            }
+            Request::Open { region } => match self.regions.get(&region) {
+                Some(served) => {
+                    let reply = Reply::Opened(Arc::clone(&served.info));
+                    self.respond(id, token, reply);
+                }
+                None => self.refuse(id, token, Code::NoSuchRegion, region.to_string()),
+            },
+            Request::ReadIfChanged { region, since } if self.may_read(role, &region) => {
+                let reply = match self.regions.get(&region) {
+                    Some(served) if served.info.version == since => Reply::NotChanged,
+                    Some(served) => Reply::Opened(Arc::clone(&served.info)),
+                    None => Reply::Error { code: Code::NoSuchRegion, text: region.to_string() },
+                };
+                self.respond(id, token, reply);
+            }
+            Request::Subscribe { region } => {
+                let version = self.regions.get(&region).map_or(0, |served| served.info.version);
+                self.respond(id, token, Reply::Subscribed { version });
+            }
+            Request::Read { region, version, chunk } => self.read(id, token, &region, version, chunk),
+            Request::OpenStage { region, stage } => {
+                self.open_stage(id, token, peer, role, &region, stage);
+            }
+            Request::Stage { region, stage, chunk, hash, bytes } => {
+                let reply = self.stage(peer, &region, &stage, chunk, hash, bytes);
+                self.respond(id, token, reply);
+            }
+            Request::Commit { region, stage, expected } => {
+                self.commit_content(id, token, peer, &region, &stage, expected);
+            }
+            _ => self.refuse(id, token, Code::Unauthorised, "not with this role"),
+        }
+    }
+
+    fn may_read(&self, role: Role, region: &RegionName) -> bool {
+        match (Name::parse(region), role) {
+            (None | Some(Name::Upload(_)), _) | (_, Role::Watch) => false,
+            (Some(Name::Job(_, JobRegion::HeldOut | JobRegion::Tokenizer)), role) => role != Role::Join,
+            _ => true,
+        }
+    }
+
+    fn read(&mut self, id: ConnId, token: ResponderToken, region: &RegionName, version: u64, chunk: u32) {
+        let newest = self.regions.get(region).filter(|served| served.info.version == version);
+        let served = newest.or_else(|| self.older.get(&(region.clone(), version)));
+        let Some(Served { info, source }) = served else {
+            return self.refuse(id, token, Code::VersionGone, format!("{region} at {version}"));
+        };
+        let Some(length) = info.shape.chunk_len(chunk) else {
+            return self.refuse(id, token, Code::OutOfRange, format!("chunk {chunk} of {region}"));
+        };
+        let offset = u64::from(chunk) * u64::from(info.shape.chunk_bytes);
+        if let Source::Spec(job) = *source {
+            let bytes = self.state.jobs.get(&job).map(|job| Bytes::from(job.spec.to_bytes()));
+            return self.read_done(id, token, bytes);
+        }
+        let source = *source;
+        self.work(Work::Read { conn: id, token, source, offset, length });
+    }
+
+    pub(super) fn read_done(&mut self, id: ConnId, token: ResponderToken, bytes: Option<Bytes>) {
+        let reply = match bytes {
+            Some(bytes) => Reply::Data(bytes),
+            None => Reply::Error { code: Code::VersionGone, text: "the bytes are gone".into() },
+        };
+        self.respond(id, token, reply);
+    }
+
+    fn open_stage(
+        &mut self,
+        id: ConnId,
+        token: ResponderToken,
+        peer: NodeId,
+        role: Role,
+        region: &RegionName,
+        info: StageInfo,
+    ) {
+        let full = || {
+            let count = u32::try_from(info.shape.chunk_count()).unwrap_or(0);
+            let mut all = ChunkSet::empty(count);
+            (0..count).for_each(|index| {
+                all.insert(index);
+            });
+            Reply::StageOpened(all)
+        };
+        let stage = match (Name::parse(region), info.kind, role) {
+            (Some(Name::Job(job, JobRegion::Lease(lease))), StageKind::Accumulate, Role::Join) => {
+                let record = self.state.leases.get(&lease).filter(|r| r.job == job);
+                let own = record.is_some_and(|r| r.replica.contains(&peer));
+                if !own || self.settling.contains(&lease) {
+                    // Nothing to send: the hand-in that follows gets the verdict.
+                    return self.respond(id, token, full());
+                }
+                if self.contribution_shape(job) != Some(info.shape) {
+                    let text = "expected the size of one encoded update of this job";
+                    return self.refuse(id, token, Code::OutOfRange, text);
+                }
+                Stage::Lease(lease)
+            }
+            (Some(Name::Upload(root)), StageKind::Write, Role::Train | Role::Operate) => {
+                if self.content.contains_key(&root) {
+                    return self.respond(id, token, full());
+                }
+                if root != info.root || info.shape.bytes > CONTENT_BYTES_MAX {
+                    let text = "expected content of at most 64 GiB, named by its root";
+                    return self.refuse(id, token, Code::OutOfRange, text);
+                }
+                Stage::Content(root)
+            }
+            _ => return self.refuse(id, token, Code::Unauthorised, format!("the role \"{role}\" may not write {region}")),
+        };
+        let known = self.staging.get(&stage);
+        if known.is_some_and(|s| s.owner != peer || s.books.announced() != info.root) {
+            self.unstage(stage);
+        }
+        if !self.staging.contains_key(&stage) {
+            if self.staging.len() >= STAGES_MAX {
+                return self.refuse(id, token, Code::Busy, "too many uploads at once");
+            }
+            match Staging::new(info.shape, info.root) {
+                Ok(books) => self.staging.insert(stage, Staged { owner: peer, books }),
+                Err(error) => {
+                    return self.refuse(id, token, Code::OutOfRange, error.to_string());
+                }
+            };
+        }
+        let placed = self.staging[&stage].books.placed().clone();
+        self.respond(id, token, Reply::StageOpened(placed));
+    }
+
+    /// The shape of every contribution to a job.
+    fn contribution_shape(&self, job: JobId) -> Option<Shape> {
+        let spec = &self.state.jobs.get(&job)?.spec;
+        let parameters = usize::try_from(spec.parameters).ok()?;
+        let codec = spec.training.codec;
+        let chunk = encoded_len(codec, CHUNK_ELEMENTS.min(parameters));
+        let bytes = payload_len(codec, parameters) as u64;
+        Some(Shape { bytes, chunk_bytes: u32::try_from(chunk).ok()? })
+    }
+
+    fn stage(
+        &mut self,
+        peer: NodeId,
+        region: &RegionName,
+        info: &StageInfo,
+        chunk: u32,
+        hash: suanli_base::Hash,
+        bytes: Bytes,
+    ) -> Reply {
+        let stage = match Name::parse(region) {
+            Some(Name::Job(_, JobRegion::Lease(lease))) => Stage::Lease(lease),
+            Some(Name::Upload(root)) => Stage::Content(root),
+            _ => return Reply::Error { code: Code::NoSuchRegion, text: region.to_string() },
+        };
+        let staged = self.staging.get_mut(&stage);
+        let staged = staged.filter(|s| s.owner == peer && s.books.announced() == info.root);
+        let Some(staged) = staged else {
+            return Reply::Error { code: Code::Late, text: "open it again".into() };
+        };
+        let shape = staged.books.shape();
+        match staged.books.place(chunk, hash) {
+            Ok(Placement::Placed) => {
+                let offset = u64::from(chunk) * u64::from(shape.chunk_bytes);
+                self.work(Work::Stage { stage, offset, bytes, total: shape.bytes });
+                Reply::Placed(Placement::Placed)
+            }
+            Ok(placement) => Reply::Placed(placement),
+            Err(error) => Reply::Error { code: Code::OutOfRange, text: error.to_string() },
+        }
+    }
+
+    pub(super) fn unstage(&mut self, stage: Stage) {
+        if self.staging.remove(&stage).is_some() {
+            self.work(Work::Unstage(stage));
+        }
+    }
+
+    fn commit_content(
+        &mut self,
+        id: ConnId,
+        token: ResponderToken,
+        peer: NodeId,
+        region: &RegionName,
+        info: &StageInfo,
+        expected: u64,
+    ) {
+        let Some(Name::Upload(root)) = Name::parse(region) else {
+            return self.refuse(id, token, Code::Unauthorised, "only content is committed by hand");
+        };
+        if self.content.contains_key(&root) {
+            return self.respond(id, token, Reply::Committed { version: 1 });
+        }
+        let stage = Stage::Content(root);
+        let staged = self.staging.get(&stage);
+        let staged = staged.filter(|s| s.owner == peer && s.books.announced() == info.root);
+        let complete = match staged.map(|staged| staged.books.complete(1)) {
+            Some(Ok(complete)) if expected == 0 => complete,
+            Some(Ok(_)) => return self.refuse(id, token, Code::Conflict, "content has version 0"),
+            Some(Err(error)) => {
+                let text = error.to_string();
+                return self.refuse(id, token, Code::NotComplete, text);
+            }
+            None => return self.refuse(id, token, Code::Late, "open it again"),
+        };
+        let waiting = self.storing.entry(root).or_default();
+        waiting.push((id, token));
+        if waiting.len() == 1 {
+            self.work(Work::Store { root, info: complete });
+        }
+    }
+}
+
+/// As many heads as fit a message.
+fn bounded(heads: Vec<Signed>) -> Vec<Signed> {
+    let mut bytes = 128;
+    let fits = |head: &Signed| {
+        bytes += head.bytes.len() + 112;
+        bytes <= MESSAGE_BYTES_MAX
+    };
+    heads.into_iter().take(HEADS_MAX).take_while(fits).collect()
+}

@@ -1,0 +1,333 @@
+//! What a city asks of its host, and what the host reports back.
+
+use bytes::Bytes;
+use suanli_base::{Hash, JobId, LeaseId, NodeId, Round};
+use suanli_bus::state::MergeOrder;
+use suanli_bus::{Contribution, JobOutcome, JobSpec};
+use suanli_identity::Signed;
+use suanli_log::{JobPhase, StateBlobs};
+use suanli_params::Codec;
+use suanli_rdpa::{Frame, RegionInfo, ResponderToken};
+
+/// One connection, as the host numbers them; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConnId(pub u64);
+
+/// Something that waits for the outcome of a command of the operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CommandId(pub u64);
+
+/// Where a region's bytes lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// A blob, by the hash of all its bytes.
+    Blob(Hash),
+    /// Content that a trainer brought, by its Merkle root.
+    Content(Hash),
+    /// The specification of a job.
+    Spec(JobId),
+}
+
+/// Where staged chunks go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// The contribution to a lease.
+    Lease(LeaseId),
+    /// Content that a trainer brings.
+    Content(Hash),
+}
+
+/// What goes into a city.
+#[derive(Debug)]
+pub enum Input {
+    /// A link is up; the peer has proven its key.
+    Opened {
+        /// Its number.
+        conn: ConnId,
+        /// Who.
+        peer: NodeId,
+        /// Decides handles and jitter.
+        seed: u64,
+    },
+    /// A frame came.
+    Frame {
+        /// From where.
+        conn: ConnId,
+        /// What.
+        frame: Frame,
+    },
+    /// A link is gone.
+    Closed {
+        /// Which.
+        conn: ConnId,
+    },
+    /// Time went by.
+    Tick,
+    /// What was to be appended is synced.
+    Durable,
+    /// A piece of work is done.
+    Done(Done),
+    /// The operator, on this machine.
+    Command {
+        /// Comes back with the outcome.
+        id: CommandId,
+        /// What.
+        command: Command,
+    },
+}
+
+/// What the operator can ask for.
+#[derive(Debug)]
+pub enum Command {
+    /// Take in a job whose content is stored already.
+    Submit {
+        /// Canonical bytes of the specification.
+        spec: Vec<u8>,
+    },
+    /// Halt, resume or end a job.
+    Move {
+        /// Which.
+        job: JobId,
+        /// To what.
+        to: JobPhase,
+    },
+    /// Content was stored by the operator's own hand.
+    Content(RegionInfo),
+    /// Grant no more leases; the host stops when the connections are closed.
+    Stop,
+}
+
+/// What comes out of a city.
+#[derive(Debug)]
+pub enum Output {
+    /// Append these entries, in order, and sync; then hand in [`Input::Durable`] before anything else.
+    Append(Vec<Vec<u8>>),
+    /// The log may be cut: this is the whole state after all appended entries.
+    Snapshot(Vec<u8>),
+    /// Do this, on whatever thread, and report back.
+    Work(Work),
+    /// Close a link once its frames are sent.
+    Close {
+        /// Which.
+        conn: ConnId,
+        /// For the log.
+        why: String,
+    },
+    /// The outcome of a command.
+    Reply {
+        /// Which command.
+        id: CommandId,
+        /// What came of it.
+        outcome: JobOutcome,
+        /// The job it was about.
+        job: JobId,
+    },
+    /// Something an operator may want to read.
+    Note(String),
+}
+
+/// Work for the host.
+#[derive(Debug)]
+pub enum Work {
+    /// Read a chunk that a peer asked for.
+    Read {
+        /// Who asked.
+        conn: ConnId,
+        /// For the reply.
+        token: ResponderToken,
+        /// From where.
+        source: Source,
+        /// Offset in bytes.
+        offset: u64,
+        /// Length in bytes.
+        length: u32,
+    },
+    /// Keep a staged chunk.
+    Stage {
+        /// Where.
+        stage: Stage,
+        /// Offset in bytes.
+        offset: u64,
+        /// The chunk.
+        bytes: Bytes,
+        /// Length of the whole when complete.
+        total: u64,
+    },
+    /// Throw staged chunks away.
+    Unstage(Stage),
+    /// Make staged content permanent and synced under its root; answer [`Done::Stored`].
+    Store {
+        /// Its root.
+        root: Hash,
+        /// What it holds.
+        info: RegionInfo,
+    },
+    /// Check a staged payload, then store it and the contribution as synced blobs; answer
+    /// [`Done::Settled`].
+    Settle(Settle),
+    /// Merge; store the results as synced blobs; answer [`Done::Merged`].
+    Merge {
+        /// What.
+        order: MergeOrder,
+        /// The numbers.
+        spec: Box<JobSpec>,
+    },
+    /// Make the blobs of version 0 from the stored first parameters; answer [`Done::Founded`].
+    Found {
+        /// The job.
+        job: JobId,
+        /// Its specification.
+        spec: Box<JobSpec>,
+    },
+    /// Hash the chunks of kept blobs after a restart; answer [`Done::Catalogued`].
+    Catalogue {
+        /// The job.
+        job: JobId,
+        /// Its newest parameters.
+        theta: Hash,
+        /// Kept updates by version.
+        updates: Vec<(Round, Hash)>,
+        /// How updates are encoded.
+        codec: Codec,
+        /// How many parameters.
+        parameters: u64,
+    },
+    /// Append a signed head to the job's chain file (synced; a head that is there already is fine).
+    KeepHead {
+        /// The job.
+        job: JobId,
+        /// Its version.
+        version: Round,
+        /// The head.
+        head: Signed,
+    },
+    /// Read heads from the chain file; answer [`Done::Heads`].
+    ReadHeads {
+        /// Who asked.
+        conn: ConnId,
+        /// The job.
+        job: JobId,
+        /// The first version wanted.
+        from: Round,
+        /// How many at the most.
+        count: usize,
+    },
+    /// Measure the held-out loss of a version; answer [`Done::Evaluated`].
+    Evaluate {
+        /// The job.
+        job: JobId,
+        /// The version.
+        version: Round,
+        /// Its parameters.
+        theta: Hash,
+    },
+    /// Delete blobs nobody needs.
+    Forget(Vec<Hash>),
+}
+
+/// A payload to be checked and stored.
+#[derive(Debug)]
+pub struct Settle {
+    /// Who handed it in.
+    pub node: NodeId,
+    /// The lease.
+    pub lease: LeaseId,
+    /// The decoded contribution.
+    pub contribution: Contribution,
+    /// The signed bytes to keep.
+    pub signed: Signed,
+    /// How it is encoded.
+    pub codec: Codec,
+    /// How many parameters.
+    pub parameters: u64,
+}
+
+/// What the host did.
+#[derive(Debug)]
+pub enum Done {
+    /// A chunk was read; none when the bytes are gone or damaged.
+    Read {
+        /// Who asked.
+        conn: ConnId,
+        /// For the reply.
+        token: ResponderToken,
+        /// The chunk.
+        bytes: Option<Bytes>,
+    },
+    /// Content is permanent, or could not be made so.
+    Stored {
+        /// Its root.
+        root: Hash,
+        /// What it holds.
+        info: RegionInfo,
+        /// Whether it is.
+        stored: bool,
+    },
+    /// A payload was checked.
+    Settled {
+        /// Who handed it in.
+        node: NodeId,
+        /// The lease.
+        lease: LeaseId,
+        /// The outcome.
+        result: Result<Box<suanli_bus::authority::Settled>, SettleFault>,
+    },
+    /// A merge is done and synced.
+    Merged {
+        /// The job.
+        job: JobId,
+        /// The round.
+        round: Round,
+        /// Blob of the update.
+        update: Hash,
+        /// Hash of each of its chunks.
+        update_chunks: Vec<Hash>,
+        /// Hash of each chunk of the new parameters.
+        theta_chunks: Vec<Hash>,
+        /// The new outer state.
+        state: StateBlobs,
+    },
+    /// Version 0 is stored.
+    Founded {
+        /// The job.
+        job: JobId,
+        /// Its blobs, or why not.
+        state: Result<(StateBlobs, Vec<Hash>), String>,
+    },
+    /// Kept blobs were hashed.
+    Catalogued {
+        /// The job.
+        job: JobId,
+        /// Hash of each chunk of the newest parameters.
+        theta_chunks: Vec<Hash>,
+        /// Hash of each chunk of kept updates.
+        updates: Vec<(Round, Hash, Vec<Hash>)>,
+    },
+    /// Heads were read.
+    Heads {
+        /// Who asked.
+        conn: ConnId,
+        /// The job.
+        job: JobId,
+        /// In ascending version.
+        heads: Vec<Signed>,
+    },
+    /// A held-out loss was measured; none when it could not be.
+    Evaluated {
+        /// The job.
+        job: JobId,
+        /// The version.
+        version: Round,
+        /// Nats a token.
+        loss: Option<f32>,
+    },
+}
+
+/// Why a payload is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SettleFault {
+    /// It does not decode: the peer's fault.
+    Payload,
+    /// It could not be stored: ours; the member may try again.
+    Disk,
+}
