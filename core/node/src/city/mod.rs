@@ -44,6 +44,7 @@ pub struct CityNode {
     staging: BTreeMap<Stage, Staged>,
     storing: BTreeMap<Hash, Vec<(ConnId, ResponderToken)>>,
     submitting: BTreeMap<JobId, Submission>,
+    unread: BTreeSet<ConnId>,
     settling: BTreeSet<LeaseId>,
     evaluating: Option<(JobId, Round)>,
     to_evaluate: BTreeMap<JobId, Round>,
@@ -123,6 +124,7 @@ impl CityNode {
             staging: BTreeMap::new(),
             storing: BTreeMap::new(),
             submitting: BTreeMap::new(),
+            unread: BTreeSet::new(),
             settling: BTreeSet::new(),
             evaluating: None,
             to_evaluate: BTreeMap::new(),
@@ -221,7 +223,11 @@ impl CityNode {
     }
 
     fn events(&mut self, id: ConnId) {
-        while let Some(event) = self.conns.get_mut(&id).and_then(|c| c.session.poll_event()) {
+        // A decision stands on the durable state: what comes after a proposal waits for it.
+        while self.proposed.is_empty() {
+            let Some(event) = self.conns.get_mut(&id).and_then(|c| c.session.poll_event()) else {
+                return;
+            };
             match event {
                 Event::Request { token, request } => self.request(id, token, request),
                 Event::Silent { span } => {
@@ -229,6 +235,15 @@ impl CityNode {
                 }
                 _ => {}
             }
+        }
+        self.unread.insert(id);
+    }
+
+    /// Goes on with what waited for a proposal to become durable.
+    fn read_on(&mut self) {
+        while self.proposed.is_empty() {
+            let Some(id) = self.unread.pop_first() else { return };
+            self.events(id);
         }
     }
 

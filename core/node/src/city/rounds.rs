@@ -63,6 +63,7 @@ impl CityNode {
             let bytes = postcard::to_stdvec(&self.state).expect("our own types always encode");
             self.outputs.push_back(Output::Snapshot(bytes));
         }
+        self.read_on();
         self.evaluate_rounds();
         Ok(())
     }

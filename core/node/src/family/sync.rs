@@ -1,0 +1,467 @@
+//! Getting hold of what a lease needs: specification, chain of heads, parameters, data.
+//!
+//! Nothing is used that does not follow from a head the city signed: parameters and updates are
+//! opened by the root the head names, and what an update leads to must hash to the head's root.
+
+use super::{FamilyNode, Loaded, Output, Target, Work};
+use crate::name::{JobRegion, Name};
+use std::collections::BTreeMap;
+use suanli_base::{Duration, Hash, JobId, LeaseId, Round, Time};
+use suanli_bus::worker::{Input as Happened, Phase};
+use suanli_bus::{Chain, Head, HeadError, JobSpec, SPEC_BYTES_MAX, ToCity};
+use suanli_identity::Signed;
+use suanli_rdpa::{Download, DownloadStep, Event, RegionName, Session};
+
+/// Chunks asked for at once.
+const WINDOW: usize = 16;
+/// A member this many versions behind reads updates; beyond, the whole parameters.
+const UPDATES_MAX: u64 = 4;
+/// How long one step of a sync may take without anything arriving.
+const PATIENCE: Duration = Duration(30_000);
+
+/// A sync under way.
+#[derive(Debug)]
+pub(super) struct Sync {
+    job: JobId,
+    stage: Stage,
+    until: Time,
+    /// Verified heads not yet applied: version to (update root, parameters' root).
+    ahead: BTreeMap<u64, (Hash, Hash)>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Spec { download: Download, bytes: Vec<u8> },
+    Loading,
+    Heads,
+    Theta { version: Round, download: Download },
+    Update { version: Round, download: Download },
+    Installing { version: Round },
+    Measuring,
+}
+
+impl Sync {
+    pub(super) const fn wake_at(&self) -> Option<Time> {
+        match self.stage {
+            Stage::Loading | Stage::Measuring | Stage::Installing { .. } => None,
+            _ => Some(self.until),
+        }
+    }
+}
+
+/// The data of a lease on its way.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    lease: LeaseId,
+    from: u32,
+    /// Located but not yet arrived, one download at a time.
+    wanted: Vec<(u32, core::ops::Range<u32>)>,
+    now: Option<(u32, core::ops::Range<u32>, Download)>,
+    located: bool,
+}
+
+impl FamilyNode {
+    /// Begins to get hold of a job's newest version.
+    pub(super) fn prepare(&mut self, job: JobId, _version: Round) {
+        let until = self.now.after(PATIENCE);
+        let loaded = self.jobs.contains_key(&job);
+        let stage = if loaded {
+            Stage::Heads
+        } else {
+            let download = Download::new(Name::Job(job, JobRegion::Spec).region(), None, WINDOW);
+            Stage::Spec { download, bytes: Vec::new() }
+        };
+        self.sync = Some(Sync { job, stage, until, ahead: BTreeMap::new() });
+        if loaded {
+            self.ask_heads(job);
+        } else {
+            self.start_download();
+        }
+    }
+
+    fn ask_heads(&mut self, job: JobId) {
+        let from = self.chains.get(&job).map(|chain| chain.version.next());
+        self.send(&ToCity::Heads { job, from });
+    }
+
+    fn start_download(&mut self) {
+        let now = self.now;
+        let (Some(sync), Some(session)) = (self.sync.as_mut(), self.session.as_mut()) else { return };
+        if let Stage::Spec { download, .. }
+        | Stage::Theta { download, .. }
+        | Stage::Update { download, .. } = &mut sync.stage
+        {
+            download.start(now, session);
+        }
+        self.download_steps();
+    }
+
+    pub(super) fn sync_tick(&mut self) {
+        let now = self.now;
+        let late = |sync: &Sync| sync.wake_at().is_some_and(|until| now >= until);
+        if self.sync.as_ref().is_some_and(late) {
+            self.sync_failed("the city did not answer in time");
+        }
+    }
+
+    fn sync_failed(&mut self, why: &str) {
+        self.sync = None;
+        self.outputs.push_back(Output::Note(format!("could not get hold of the job: {why}")));
+        self.happened(Happened::PrepareFailed);
+    }
+
+    /// Offers an event to whatever transfer is under way.
+    pub(super) fn transfers(&mut self, event: &Event) {
+        if self.upload_event(event) {
+            return;
+        }
+        let now = self.now;
+        if let (Some(sync), Some(session)) = (self.sync.as_mut(), self.session.as_mut()) {
+            let taken = match &mut sync.stage {
+                Stage::Spec { download, .. }
+                | Stage::Theta { download, .. }
+                | Stage::Update { download, .. } => download.handle(now, session, event),
+                _ => false,
+            };
+            if taken {
+                sync.until = now.after(PATIENCE);
+                return self.download_steps();
+            }
+        }
+        if let (Some(fetch), Some(session)) = (self.fetch.as_mut(), self.session.as_mut())
+            && let Some((_, _, download)) = fetch.now.as_mut()
+            && download.handle(now, session, event)
+        {
+            self.fetch_steps();
+        }
+    }
+
+    fn download_steps(&mut self) {
+        while let Some(sync) = self.sync.as_mut() {
+            let job = sync.job;
+            let (download, target) = match &mut sync.stage {
+                Stage::Spec { download, .. } => (download, None),
+                Stage::Theta { version, download } => (download, Some(Target::Theta(job, *version))),
+                Stage::Update { version, download } => {
+                    (download, Some(Target::Update(job, *version)))
+                }
+                _ => return,
+            };
+            let Some(step) = download.poll() else { return };
+            match (step, target) {
+                (DownloadStep::Opened(info), None) if info.shape.bytes > SPEC_BYTES_MAX as u64 => {
+                    return self.sync_failed("its specification is too long");
+                }
+                (DownloadStep::Chunk(_, bytes), None) => {
+                    if let Stage::Spec { bytes: spec, .. } = &mut sync.stage {
+                        spec.extend_from_slice(&bytes);
+                    }
+                }
+                (DownloadStep::Chunk(chunk, bytes), Some(target)) => {
+                    let Some(shape) = download.info().map(|info| info.shape) else { return };
+                    let offset = u64::from(chunk) * u64::from(shape.chunk_bytes);
+                    self.work(Work::Keep { target, offset, bytes, total: shape.bytes });
+                }
+                (DownloadStep::Done, None) => self.spec_arrived(),
+                (DownloadStep::Done, Some(target)) => self.region_arrived(target),
+                (DownloadStep::Failed(_), Some(Target::Update(_, version))) => {
+                    // The update is no longer kept, or the link is thin: read the whole instead.
+                    self.read_theta(version);
+                }
+                (DownloadStep::Failed(error), _) => {
+                    return self.sync_failed(&error.to_string());
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn spec_arrived(&mut self) {
+        let Some(sync) = self.sync.as_mut() else { return };
+        let Stage::Spec { bytes, .. } = &sync.stage else { return };
+        let job = sync.job;
+        let spec = JobSpec::from_bytes(bytes).ok().filter(|_| JobSpec::id_of(bytes) == job);
+        let Some(spec) = spec else {
+            return self.sync_failed("what the city sent is not the specification of this job");
+        };
+        sync.stage = Stage::Loading;
+        self.jobs.insert(job, Loaded { spec: spec.clone(), version: None, private: Hash::ZERO, rate: 0 });
+        self.work(Work::Load { job, spec: Box::new(spec) });
+    }
+
+    pub(super) fn loaded(&mut self, job: JobId, private: Result<Hash, String>) {
+        match (private, self.jobs.get_mut(&job)) {
+            (Ok(private), Some(loaded)) => loaded.private = private,
+            (Err(why), _) => {
+                self.jobs.remove(&job);
+                return self.sync_failed(&why);
+            }
+            _ => return,
+        }
+        self.subscribe(job);
+        let until = self.now.after(PATIENCE);
+        if let Some(sync) = self.sync.as_mut().filter(|sync| sync.job == job) {
+            (sync.stage, sync.until) = (Stage::Heads, until);
+            self.ask_heads(job);
+        }
+    }
+
+    /// Heads came: take each that follows, refuse a chain that is shorter or forked.
+    pub(super) fn heads(&mut self, job: JobId, newest: Round, heads: &[Signed]) {
+        let waiting = self.sync.as_ref().is_some_and(|s| s.job == job && matches!(s.stage, Stage::Heads));
+        if !waiting {
+            return;
+        }
+        match self.advance(job, newest, heads) {
+            Ok(true) => self.choose_source(job),
+            Ok(false) => self.ask_heads(job),
+            Err(error) => {
+                self.sync = None;
+                self.outputs.push_back(Output::Refused { why: error.to_string() });
+            }
+        }
+    }
+
+    /// Whether the chain now reaches the city's newest version.
+    fn advance(&mut self, job: JobId, newest: Round, heads: &[Signed]) -> Result<bool, HeadError> {
+        let before = self.chains.get(&job).copied();
+        for signed in heads {
+            let (version, known) = match self.chains.get_mut(&job) {
+                None => {
+                    let (chain, head) = Chain::begin(signed, self.city, job)?;
+                    self.chains.insert(job, chain);
+                    (head.version, (head.update_root, head.theta_root))
+                }
+                Some(chain) => {
+                    let head = Head::open(signed, self.city, job)?;
+                    if head.version == chain.version && signed.hash() == chain.hash {
+                        continue;
+                    }
+                    let head = chain.advance(signed)?;
+                    (head.version, (head.update_root, head.theta_root))
+                }
+            };
+            if let Some(sync) = self.sync.as_mut() {
+                sync.ahead.insert(version.0, known);
+            }
+        }
+        let after = self.chains.get(&job).copied();
+        if let Some(chain) = after.filter(|_| after != before) {
+            self.work(Work::SaveChain(chain));
+        }
+        let Some(chain) = after else { return Ok(false) };
+        if newest < chain.version {
+            return Err(HeadError::Forked { expected: chain.version, found: newest });
+        }
+        Ok(newest == chain.version)
+    }
+
+    /// Decides between updates and the whole parameters.
+    fn choose_source(&mut self, job: JobId) {
+        let Some(chain) = self.chains.get(&job).copied() else { return };
+        let Some(loaded) = self.jobs.get(&job) else { return };
+        match loaded.version {
+            Some(held) if held == chain.version => self.arrived(),
+            Some(held) if held < chain.version && chain.version.0 - held.0 <= UPDATES_MAX => {
+                self.read_update(held.next());
+            }
+            _ => self.read_theta(chain.version),
+        }
+    }
+
+    fn read_update(&mut self, version: Round) {
+        let until = self.now.after(PATIENCE);
+        let Some(sync) = self.sync.as_mut() else { return };
+        let Some((update_root, _)) = sync.ahead.get(&version.0).copied() else {
+            return self.read_theta(version);
+        };
+        let region = Name::Job(sync.job, JobRegion::Update(version)).region();
+        let download = Download::new(region, Some(update_root), WINDOW);
+        (sync.stage, sync.until) = (Stage::Update { version, download }, until);
+        self.start_download();
+    }
+
+    fn read_theta(&mut self, _wanted: Round) {
+        let until = self.now.after(PATIENCE);
+        let Some(sync) = self.sync.as_mut() else { return };
+        let Some(chain) = self.chains.get(&sync.job).copied() else { return };
+        let region = Name::Job(sync.job, JobRegion::Theta).region();
+        let download = Download::new(region, Some(chain.theta_root), WINDOW);
+        (sync.stage, sync.until) = (Stage::Theta { version: chain.version, download }, until);
+        self.start_download();
+    }
+
+    fn region_arrived(&mut self, target: Target) {
+        let Some(sync) = self.sync.as_mut() else { return };
+        let (work, version) = match target {
+            Target::Theta(job, version) => (Work::Install { job, version }, version),
+            Target::Update(job, version) => (Work::Apply { job, version }, version),
+            Target::Shard(..) => return,
+        };
+        sync.stage = Stage::Installing { version };
+        self.work(work);
+    }
+
+    pub(super) fn installed(&mut self, job: JobId, version: Round, root: Option<Hash>) {
+        let chain = self.chains.get(&job).copied();
+        let sync = self.sync.as_ref().filter(|sync| sync.job == job);
+        let ahead = sync.and_then(|sync| sync.ahead.get(&version.0)).map(|known| known.1);
+        let newest = chain.filter(|chain| chain.version == version).map(|chain| chain.theta_root);
+        let good = root.is_some() && root == ahead.or(newest);
+        if let Some(loaded) = self.jobs.get_mut(&job) {
+            loaded.version = good.then_some(version);
+        }
+        let installing = self.sync.as_ref().is_some_and(|sync| {
+            sync.job == job && matches!(sync.stage, Stage::Installing { version: v } if v == version)
+        });
+        if !installing {
+            return;
+        }
+        if !good {
+            return self.sync_failed("the parameters do not have the root that the city signed");
+        }
+        self.choose_source(job);
+    }
+
+    /// The parameters are here; the speed may still be unknown.
+    fn arrived(&mut self) {
+        let Some(sync) = self.sync.as_mut() else { return };
+        let job = sync.job;
+        if self.jobs.get(&job).is_some_and(|loaded| loaded.rate == 0) {
+            sync.stage = Stage::Measuring;
+            return self.work(Work::Measure { job });
+        }
+        self.prepared(job);
+    }
+
+    pub(super) fn measured(&mut self, job: JobId, rate: Option<u32>) {
+        let measuring = self.sync.as_ref().is_some_and(|s| s.job == job && matches!(s.stage, Stage::Measuring));
+        match (rate, self.jobs.get_mut(&job)) {
+            (Some(rate), Some(loaded)) => loaded.rate = rate.max(1),
+            _ if measuring => return self.sync_failed("the engine failed to run this model"),
+            _ => return,
+        }
+        if measuring {
+            self.prepared(job);
+        }
+    }
+
+    fn prepared(&mut self, job: JobId) {
+        self.sync = None;
+        if let Some(version) = self.jobs.get(&job).and_then(|loaded| loaded.version) {
+            self.happened(Happened::Prepared { job, version });
+        }
+    }
+
+    /// Trains, once the data of the lease is here.
+    pub(super) fn train(&mut self, lease: LeaseId, from: u32) {
+        let Some(record) = self.lease.as_ref().filter(|r| r.lease == lease) else { return };
+        if from > 0 {
+            return self.run(lease, from);
+        }
+        let locate =
+            Work::Locate { lease, job: record.job, start: record.start, count: record.samples() };
+        self.fetch = Some(Fetch { lease, from, wanted: Vec::new(), now: None, located: false });
+        self.work(locate);
+    }
+
+    fn run(&mut self, lease: LeaseId, from: u32) {
+        let Some(record) = self.lease.clone().filter(|r| r.lease == lease) else { return };
+        let Some(loaded) = self.jobs.get(&record.job) else { return };
+        let schedule = &loaded.spec.training.schedule;
+        let rates =
+            schedule.rates(record.schedule_start, record.schedule_tokens_a_step, record.steps);
+        self.work(Work::Train { record: Box::new(record), from, rates });
+    }
+
+    pub(super) fn located(&mut self, lease: LeaseId, ranges: &[(u64, u64)]) {
+        let Some(job) = self.lease.as_ref().map(|record| record.job) else { return };
+        let Some(loaded) = self.jobs.get(&job) else { return };
+        let wanted = chunks_of(&loaded.spec, ranges);
+        let Some(fetch) = self.fetch.as_mut().filter(|f| f.lease == lease && !f.located) else { return };
+        (fetch.wanted, fetch.located) = (wanted, true);
+        fetch.wanted.reverse();
+        self.fetch_next();
+    }
+
+    /// Goes on with the data of a lease on a new link.
+    pub(super) fn restart_fetch(&mut self) {
+        let Some(fetch) = self.fetch.as_mut().filter(|fetch| fetch.located) else { return };
+        if let Some((shard, range, _)) = fetch.now.take() {
+            fetch.wanted.push((shard, range));
+        }
+        self.fetch_next();
+    }
+
+    fn fetch_next(&mut self) {
+        let now = self.now;
+        let Some(job) = self.lease.as_ref().map(|record| record.job) else { return };
+        let Some(fetch) = self.fetch.as_mut() else { return };
+        let Some((shard, range)) = fetch.wanted.pop() else {
+            let (lease, from) = (fetch.lease, fetch.from);
+            self.fetch = None;
+            return self.run(lease, from);
+        };
+        let root = self.jobs.get(&job).and_then(|l| l.spec.data.shards.get(shard as usize));
+        let region: RegionName = Name::Job(job, JobRegion::Shard(shard)).region();
+        let mut download =
+            Download::new(region, root.map(|shard| shard.root), WINDOW).only(range.clone());
+        if let Some(session) = self.session.as_mut() {
+            download.start(now, session);
+        }
+        fetch.now = Some((shard, range, download));
+        self.fetch_steps();
+    }
+
+    fn fetch_steps(&mut self) {
+        let Some(job) = self.lease.as_ref().map(|record| record.job) else { return };
+        while let Some(fetch) = self.fetch.as_mut() {
+            let Some((shard, _, download)) = fetch.now.as_mut() else { return };
+            let shard = *shard;
+            let Some(step) = download.poll() else { return };
+            match step {
+                DownloadStep::Chunk(chunk, bytes) => {
+                    let Some(shape) = download.info().map(|info| info.shape) else { return };
+                    let offset = u64::from(chunk) * u64::from(shape.chunk_bytes);
+                    let target = Target::Shard(job, shard);
+                    self.work(Work::Keep { target, offset, bytes, total: shape.bytes });
+                }
+                DownloadStep::Done => {
+                    fetch.now = None;
+                    return self.fetch_next();
+                }
+                DownloadStep::Failed(error) => {
+                    self.fetch = None;
+                    let note = format!("could not read the data of the lease: {error}");
+                    self.outputs.push_back(Output::Note(note));
+                    if self.worker.phase == Phase::Training {
+                        self.happened(Happened::TrainFailed);
+                    }
+                    return;
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The chunks of each shard that hold these stretches of stored samples.
+fn chunks_of(spec: &JobSpec, ranges: &[(u64, u64)]) -> Vec<(u32, core::ops::Range<u32>)> {
+    let sample_bytes = u64::from(spec.data.sample_tokens) * u64::from(spec.data.token_bytes);
+    let chunk = suanli_params::BYTE_CHUNK as u64;
+    let mut wanted: Vec<(u32, core::ops::Range<u32>)> = Vec::new();
+    for (start, count) in ranges {
+        let (start, end) = (*start, start.saturating_add(*count));
+        let mut first = 0;
+        for (index, shard) in (0_u32..).zip(&spec.data.shards) {
+            let (low, high) = (start.max(first), end.min(first + shard.samples));
+            if low < high {
+                let (from, to) = ((low - first) * sample_bytes, (high - first) * sample_bytes);
+                let range = |at: u64| u32::try_from(at).unwrap_or(u32::MAX);
+                wanted.push((index, range(from / chunk)..range(to.div_ceil(chunk))));
+            }
+            first += shard.samples;
+        }
+    }
+    wanted
+}
