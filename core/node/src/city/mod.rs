@@ -166,7 +166,10 @@ impl CityNode {
     pub fn handle(&mut self, now: Time, input: Input) -> Result<(), Inconsistent> {
         self.now = self.now.max(now);
         let durable = matches!(input, Input::Durable);
-        assert!(self.proposed.is_empty() != durable, "durable answers an append, nothing else does");
+        assert!(
+            self.proposed.is_empty() != durable,
+            "durable answers an append, nothing else does"
+        );
         match input {
             Input::Opened { conn, peer, seed } => self.open(conn, peer, seed),
             Input::Frame { conn, frame } => self.frame(conn, frame),

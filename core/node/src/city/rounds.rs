@@ -1,8 +1,8 @@
 //! Entries and what follows from them: rounds, jobs, work for the host.
 
 use super::{
-    After, CityNode, Command, CommandId, Done, Output, ReplyTo, SNAPSHOT_EVERY, Served, SettleFault,
-    Source, Stage, Submission, Work,
+    After, CityNode, Command, CommandId, Done, Output, ReplyTo, SNAPSHOT_EVERY, Served,
+    SettleFault, Source, Stage, Submission, Work,
 };
 use crate::name::{JobRegion, Name};
 use bytes::Bytes;
@@ -11,9 +11,7 @@ use suanli_base::{FragmentId, Hash, JobId, NodeId, Round, Tokens};
 use suanli_bus::authority::Decision;
 use suanli_bus::merge::payload_len;
 use suanli_bus::state::{Effect, Inconsistent};
-use suanli_bus::{
-    Authority, HEAD_FORMAT, Head, JobOutcome, JobSpec, Merged, Refusal, ToMember,
-};
+use suanli_bus::{Authority, HEAD_FORMAT, Head, JobOutcome, JobSpec, Merged, Refusal, ToMember};
 use suanli_log::{Entry, JobPhase, StateBlobs};
 use suanli_params::{CHUNK_ELEMENTS, Codec, encoded_len};
 use suanli_rdpa::{RegionInfo, Shape};
@@ -165,9 +163,10 @@ impl CityNode {
         let info = RegionInfo::of(1, &bytes, 1 << 20).expect("a specification is small, not empty");
         let mut offered = vec![(JobRegion::Spec, Arc::new(info), Source::Spec(id))];
         let shards = (0_u32..).zip(&spec.data.shards);
-        let named = shards
-            .map(|(index, shard)| (JobRegion::Shard(index), shard.root))
-            .chain([(JobRegion::HeldOut, spec.data.held_out.root), (JobRegion::Tokenizer, spec.tokenizer)]);
+        let named = shards.map(|(index, shard)| (JobRegion::Shard(index), shard.root)).chain([
+            (JobRegion::HeldOut, spec.data.held_out.root),
+            (JobRegion::Tokenizer, spec.tokenizer),
+        ]);
         for (region, root) in named {
             if let Some(info) = self.content.get(&root) {
                 offered.push((region, Arc::clone(info), Source::Content(root)));
@@ -455,7 +454,12 @@ impl CityNode {
 }
 
 /// Describes parameters or an update by the hashes of its chunks.
-fn info_of(codec: Codec, parameters: usize, version: Round, chunks: Vec<Hash>) -> Option<RegionInfo> {
+fn info_of(
+    codec: Codec,
+    parameters: usize,
+    version: Round,
+    chunks: Vec<Hash>,
+) -> Option<RegionInfo> {
     let chunk = encoded_len(codec, CHUNK_ELEMENTS.min(parameters));
     let bytes = payload_len(codec, parameters) as u64;
     let shape = Shape { bytes, chunk_bytes: u32::try_from(chunk).ok()? };

@@ -1,6 +1,8 @@
 //! What peers ask of a city: admission, control messages, reading and staging regions.
 
-use super::{After, CityNode, ConnId, ReplyTo, STAGES_MAX, Served, Settle, Source, Stage, Staged, Work};
+use super::{
+    After, CityNode, ConnId, ReplyTo, STAGES_MAX, Served, Settle, Source, Stage, Staged, Work,
+};
 use crate::name::{JobRegion, Name};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -11,8 +13,8 @@ use suanli_identity::{Role, Signed, Ticket};
 use suanli_log::{Entry, NAME_CHARS_MAX};
 use suanli_params::{CHUNK_ELEMENTS, encoded_len};
 use suanli_rdpa::{
-    ChunkSet, Code, Hello, PeerLimits, Placement, RegionName, Reply, Request, ResponderToken, Shape,
-    StageInfo, StageKind, Staging, Welcome,
+    ChunkSet, Code, Hello, PeerLimits, Placement, RegionName, Reply, Request, ResponderToken,
+    Shape, StageInfo, StageKind, Staging, Welcome,
 };
 
 /// The most bytes of one piece of content that a trainer may bring.
@@ -36,7 +38,8 @@ impl CityNode {
         let known = self.state.members.get(&peer);
         if hello.ticket.is_empty() || peer == NodeId::from(self.state.city) {
             let own = peer == NodeId::from(self.state.city);
-            let may = known.is_some_and(|m| !m.left && (m.role == hello.role || m.role == Role::Operate));
+            let may =
+                known.is_some_and(|m| !m.left && (m.role == hello.role || m.role == Role::Operate));
             if own || may {
                 self.welcome(id, token, hello.role);
             } else {
@@ -110,7 +113,9 @@ impl CityNode {
                 self.outcome(
                     ReplyTo::Conn(id),
                     JobId::ZERO,
-                    suanli_bus::JobOutcome::Refused("this needs a ticket of the role \"train\"".into()),
+                    suanli_bus::JobOutcome::Refused(
+                        "this needs a ticket of the role \"train\"".into(),
+                    ),
                 );
             }
             message if role == Role::Join => self.member_message(peer, message),
@@ -163,7 +168,7 @@ impl CityNode {
         let (codec, parameters) = (job.spec.training.codec, job.spec.parameters);
         self.settling.insert(lease);
         let settle = Settle { node, lease, contribution, signed, codec, parameters };
-        self.work(Work::Settle(settle));
+        self.work(Work::Settle(Box::new(settle)));
     }
 
     fn heads(&mut self, id: ConnId, peer: NodeId, job: JobId, from: Option<Round>) {
@@ -216,7 +221,9 @@ impl CityNode {
                 let version = self.regions.get(&region).map_or(0, |served| served.info.version);
                 self.respond(id, token, Reply::Subscribed { version });
             }
-            Request::Read { region, version, chunk } => self.read(id, token, &region, version, chunk),
+            Request::Read { region, version, chunk } => {
+                self.read(id, token, &region, version, chunk)
+            }
             Request::OpenStage { region, stage } => {
                 self.open_stage(id, token, peer, role, &region, stage);
             }
@@ -234,12 +241,21 @@ impl CityNode {
     fn may_read(&self, role: Role, region: &RegionName) -> bool {
         match (Name::parse(region), role) {
             (None | Some(Name::Upload(_)), _) | (_, Role::Watch) => false,
-            (Some(Name::Job(_, JobRegion::HeldOut | JobRegion::Tokenizer)), role) => role != Role::Join,
+            (Some(Name::Job(_, JobRegion::HeldOut | JobRegion::Tokenizer)), role) => {
+                role != Role::Join
+            }
             _ => true,
         }
     }
 
-    fn read(&mut self, id: ConnId, token: ResponderToken, region: &RegionName, version: u64, chunk: u32) {
+    fn read(
+        &mut self,
+        id: ConnId,
+        token: ResponderToken,
+        region: &RegionName,
+        version: u64,
+        chunk: u32,
+    ) {
         let newest = self.regions.get(region).filter(|served| served.info.version == version);
         let served = newest.or_else(|| self.older.get(&(region.clone(), version)));
         let Some(Served { info, source }) = served else {
@@ -306,7 +322,14 @@ impl CityNode {
                 }
                 Stage::Content(root)
             }
-            _ => return self.refuse(id, token, Code::Unauthorised, format!("the role \"{role}\" may not write {region}")),
+            _ => {
+                return self.refuse(
+                    id,
+                    token,
+                    Code::Unauthorised,
+                    format!("the role \"{role}\" may not write {region}"),
+                );
+            }
         };
         let known = self.staging.get(&stage);
         if known.is_some_and(|s| s.owner != peer || s.books.announced() != info.root) {

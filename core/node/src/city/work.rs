@@ -164,7 +164,7 @@ pub enum Work {
     },
     /// Check a staged payload, then store it and the contribution as synced blobs; answer
     /// [`Done::Settled`].
-    Settle(Settle),
+    Settle(Box<Settle>),
     /// Merge; store the results as synced blobs; answer [`Done::Merged`].
     Merge {
         /// What.

@@ -16,7 +16,8 @@ use suanli_bus::{Ask, Chain, JobSpec, ToCity, ToMember};
 use suanli_identity::{Role, SecretKey};
 use suanli_log::LeaseRecord;
 use suanli_rdpa::{
-    Answer, Code, Event, Failure, Frame, Hello, Limits, Op, Reply, Request, RequestId, Session, Side,
+    Answer, Code, Event, Failure, Frame, Hello, Limits, Op, Reply, Request, RequestId, Session,
+    Side,
 };
 use sync::Sync;
 
@@ -224,7 +225,11 @@ impl FamilyNode {
                     let now = self.now;
                     let text = "a family serves no regions".to_string();
                     if let Some(session) = self.session.as_mut() {
-                        session.respond(now, token, Reply::Error { code: Code::NoSuchRegion, text });
+                        session.respond(
+                            now,
+                            token,
+                            Reply::Error { code: Code::NoSuchRegion, text },
+                        );
                     }
                 }
                 Event::Notified { region, version, .. } => {
@@ -305,7 +310,8 @@ impl FamilyNode {
     fn offered(&mut self, record: LeaseRecord) {
         let me = self.key.node();
         let base = self.chains.get(&record.job);
-        let sound = record.replica == [me] && base.is_some_and(|c| c.theta_root == record.base_root);
+        let sound =
+            record.replica == [me] && base.is_some_and(|c| c.theta_root == record.base_root);
         let busy = self.lease.as_ref().is_some_and(|known| known.lease != record.lease)
             && self.worker.lease.is_some();
         if !sound || busy {

@@ -10,7 +10,7 @@ use suanli_base::{Duration, Hash, JobId, LeaseId, Round, Time};
 use suanli_bus::worker::{Input as Happened, Phase};
 use suanli_bus::{Chain, Head, HeadError, JobSpec, SPEC_BYTES_MAX, ToCity};
 use suanli_identity::Signed;
-use suanli_rdpa::{Download, DownloadStep, Event, RegionName, Session};
+use suanli_rdpa::{Download, DownloadStep, Event, RegionName, Shape};
 
 /// Chunks asked for at once.
 const WINDOW: usize = 16;
@@ -27,6 +27,8 @@ pub(super) struct Sync {
     until: Time,
     /// Verified heads not yet applied: version to (update root, parameters' root).
     ahead: BTreeMap<u64, (Hash, Hash)>,
+    /// Of the region being read, once it is open.
+    shape: Option<Shape>,
 }
 
 #[derive(Debug)]
@@ -58,6 +60,7 @@ pub(super) struct Fetch {
     wanted: Vec<(u32, core::ops::Range<u32>)>,
     now: Option<(u32, core::ops::Range<u32>, Download)>,
     located: bool,
+    shape: Option<Shape>,
 }
 
 impl FamilyNode {
@@ -71,7 +74,7 @@ impl FamilyNode {
             let download = Download::new(Name::Job(job, JobRegion::Spec).region(), None, WINDOW);
             Stage::Spec { download, bytes: Vec::new() }
         };
-        self.sync = Some(Sync { job, stage, until, ahead: BTreeMap::new() });
+        self.sync = Some(Sync { job, stage, until, ahead: BTreeMap::new(), shape: None });
         if loaded {
             self.ask_heads(job);
         } else {
@@ -86,7 +89,9 @@ impl FamilyNode {
 
     fn start_download(&mut self) {
         let now = self.now;
-        let (Some(sync), Some(session)) = (self.sync.as_mut(), self.session.as_mut()) else { return };
+        let (Some(sync), Some(session)) = (self.sync.as_mut(), self.session.as_mut()) else {
+            return;
+        };
         if let Stage::Spec { download, .. }
         | Stage::Theta { download, .. }
         | Stage::Update { download, .. } = &mut sync.stage
@@ -141,7 +146,9 @@ impl FamilyNode {
             let job = sync.job;
             let (download, target) = match &mut sync.stage {
                 Stage::Spec { download, .. } => (download, None),
-                Stage::Theta { version, download } => (download, Some(Target::Theta(job, *version))),
+                Stage::Theta { version, download } => {
+                    (download, Some(Target::Theta(job, *version)))
+                }
                 Stage::Update { version, download } => {
                     (download, Some(Target::Update(job, *version)))
                 }
@@ -152,13 +159,14 @@ impl FamilyNode {
                 (DownloadStep::Opened(info), None) if info.shape.bytes > SPEC_BYTES_MAX as u64 => {
                     return self.sync_failed("its specification is too long");
                 }
+                (DownloadStep::Opened(info), _) => sync.shape = Some(info.shape),
                 (DownloadStep::Chunk(_, bytes), None) => {
                     if let Stage::Spec { bytes: spec, .. } = &mut sync.stage {
                         spec.extend_from_slice(&bytes);
                     }
                 }
                 (DownloadStep::Chunk(chunk, bytes), Some(target)) => {
-                    let Some(shape) = download.info().map(|info| info.shape) else { return };
+                    let Some(shape) = sync.shape else { return };
                     let offset = u64::from(chunk) * u64::from(shape.chunk_bytes);
                     self.work(Work::Keep { target, offset, bytes, total: shape.bytes });
                 }
@@ -185,7 +193,10 @@ impl FamilyNode {
             return self.sync_failed("what the city sent is not the specification of this job");
         };
         sync.stage = Stage::Loading;
-        self.jobs.insert(job, Loaded { spec: spec.clone(), version: None, private: Hash::ZERO, rate: 0 });
+        self.jobs.insert(
+            job,
+            Loaded { spec: spec.clone(), version: None, private: Hash::ZERO, rate: 0 },
+        );
         self.work(Work::Load { job, spec: Box::new(spec) });
     }
 
@@ -208,7 +219,8 @@ impl FamilyNode {
 
     /// Heads came: take each that follows, refuse a chain that is shorter or forked.
     pub(super) fn heads(&mut self, job: JobId, newest: Round, heads: &[Signed]) {
-        let waiting = self.sync.as_ref().is_some_and(|s| s.job == job && matches!(s.stage, Stage::Heads));
+        let waiting =
+            self.sync.as_ref().is_some_and(|s| s.job == job && matches!(s.stage, Stage::Heads));
         if !waiting {
             return;
         }
@@ -312,7 +324,8 @@ impl FamilyNode {
             loaded.version = good.then_some(version);
         }
         let installing = self.sync.as_ref().is_some_and(|sync| {
-            sync.job == job && matches!(sync.stage, Stage::Installing { version: v } if v == version)
+            sync.job == job
+                && matches!(sync.stage, Stage::Installing { version: v } if v == version)
         });
         if !installing {
             return;
@@ -335,7 +348,8 @@ impl FamilyNode {
     }
 
     pub(super) fn measured(&mut self, job: JobId, rate: Option<u32>) {
-        let measuring = self.sync.as_ref().is_some_and(|s| s.job == job && matches!(s.stage, Stage::Measuring));
+        let measuring =
+            self.sync.as_ref().is_some_and(|s| s.job == job && matches!(s.stage, Stage::Measuring));
         match (rate, self.jobs.get_mut(&job)) {
             (Some(rate), Some(loaded)) => loaded.rate = rate.max(1),
             _ if measuring => return self.sync_failed("the engine failed to run this model"),
@@ -361,7 +375,8 @@ impl FamilyNode {
         }
         let locate =
             Work::Locate { lease, job: record.job, start: record.start, count: record.samples() };
-        self.fetch = Some(Fetch { lease, from, wanted: Vec::new(), now: None, located: false });
+        self.fetch =
+            Some(Fetch { lease, from, wanted: Vec::new(), now: None, located: false, shape: None });
         self.work(locate);
     }
 
@@ -378,7 +393,9 @@ impl FamilyNode {
         let Some(job) = self.lease.as_ref().map(|record| record.job) else { return };
         let Some(loaded) = self.jobs.get(&job) else { return };
         let wanted = chunks_of(&loaded.spec, ranges);
-        let Some(fetch) = self.fetch.as_mut().filter(|f| f.lease == lease && !f.located) else { return };
+        let Some(fetch) = self.fetch.as_mut().filter(|f| f.lease == lease && !f.located) else {
+            return;
+        };
         (fetch.wanted, fetch.located) = (wanted, true);
         fetch.wanted.reverse();
         self.fetch_next();
@@ -420,8 +437,9 @@ impl FamilyNode {
             let shard = *shard;
             let Some(step) = download.poll() else { return };
             match step {
+                DownloadStep::Opened(info) => fetch.shape = Some(info.shape),
                 DownloadStep::Chunk(chunk, bytes) => {
-                    let Some(shape) = download.info().map(|info| info.shape) else { return };
+                    let Some(shape) = fetch.shape else { return };
                     let offset = u64::from(chunk) * u64::from(shape.chunk_bytes);
                     let target = Target::Shard(job, shard);
                     self.work(Work::Keep { target, offset, bytes, total: shape.bytes });

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use suanli_base::{Hash, JobId, LeaseId, Round};
 use suanli_bus::{Chain, Contribution, JobSpec};
 use suanli_log::LeaseRecord;
-use suanli_rdpa::{Frame, RegionInfo, Shape};
+use suanli_rdpa::{Frame, Shape};
 
 /// What goes into a family.
 #[derive(Debug)]
@@ -251,10 +251,4 @@ pub struct Saved {
     pub chains: Vec<Chain>,
     /// A payload that no city has acknowledged.
     pub pending: Option<Pending>,
-}
-
-/// A region as a family downloads it.
-#[derive(Clone, Debug)]
-pub(super) struct Opened {
-    pub info: std::sync::Arc<RegionInfo>,
 }
