@@ -13,6 +13,7 @@
 //! its hash, a region handed over its root; a SEND is handed over at most once; every queue has a
 //! bound; a handle is of one session; equal seeds and inputs give equal outputs.
 
+mod body;
 mod code;
 mod frame;
 pub mod limits;

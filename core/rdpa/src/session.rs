@@ -1,12 +1,19 @@
 //! A session: the state of one connection, the same on both sides, without I/O.
 
+mod asking;
+mod grants;
+mod serving;
+
 use crate::limits::Limits;
 use crate::{
-    Answer, Code, Frame, FrameError, Handle, Op, RegionName, Reply, Request, RequestId,
-    ResponderToken,
+    Answer, Code, Direction, Frame, FrameError, Handle, Header, Opcode, RegionName, Request,
+    RequestId, ResponderToken,
 };
+use asking::Asking;
 use bytes::Bytes;
-use suanli_base::{Duration, Fault, Hash, Time};
+use serving::Serving;
+use std::collections::VecDeque;
+use suanli_base::{Duration, Fault, Hash, Random, Time};
 
 /// Which side of the connection a session is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,19 +190,76 @@ impl Violation {
 }
 
 /// One connection's state. See the crate's page for how it is driven.
+///
+/// After each input drain [`Session::poll_event`] and [`Session::poll_transmit`] until both are
+/// empty: sending a chunk makes room in the bulk window, and room lets the next READ come as an
+/// event.
 #[derive(Debug)]
 pub struct Session {
     side: Side,
     limits: Limits,
+    welcome: bool,
+    events: VecDeque<Event>,
+    out: Outbox,
+    asking: Asking,
+    serving: Serving,
+    pulse: Pulse,
+}
+
+/// Frames on their way out. Requests are queued by id, so that a cancelled or answered one vanishes.
+#[derive(Debug, Default)]
+struct Outbox {
+    control: VecDeque<Out>,
+    bulk: VecDeque<Out>,
+}
+
+#[derive(Debug)]
+enum Out {
+    /// The current frame of one of our requests.
+    Ask(u64),
+    /// A reply or a heart-beat.
+    Frame(Frame),
+}
+
+impl Outbox {
+    fn queue_of(&mut self, frame: &Frame) -> &mut VecDeque<Out> {
+        if frame.is_bulk() { &mut self.bulk } else { &mut self.control }
+    }
+
+    /// Replies past this are dropped: the peer will ask again.
+    fn reply(&mut self, frame: Frame, limits: &Limits) {
+        let bound = 2 * (limits.requests_max + limits.serving_max) + limits.subscriptions_max;
+        if self.control.len() < bound {
+            self.control.push_back(Out::Frame(frame));
+        }
+    }
+}
+
+/// When we heard, and when we ask whether the peer is there.
+#[derive(Debug)]
+struct Pulse {
+    heard: Time,
+    pinged: Time,
+    silent_told: bool,
+    rtt: Option<Duration>,
 }
 
 impl Session {
-    /// A fresh session that begins at `now`. `seed` decides handles and jitter: entropy in the shell, the
-    /// simulation's in the simulator.
+    /// A fresh session that begins at `now`. `seed` decides handles and jitter: entropy in the
+    /// shell, the simulation's in the simulator.
     #[must_use]
     pub fn new(side: Side, now: Time, limits: Limits, seed: u64) -> Self {
-        let _ = (now, seed);
-        Self { side, limits }
+        let random = Random::new(seed);
+        Self {
+            side,
+            limits,
+            welcome: false,
+            events: VecDeque::new(),
+            out: Outbox::default(),
+            asking: Asking::new(random.fork(1)),
+            serving: Serving::new(random.fork(2)),
+            pulse: Pulse { heard: now, pinged: now, silent_told: false, rtt: None },
+        }
     }
 
     /// Which side this is.
@@ -207,48 +271,7 @@ impl Session {
     /// Whether HELLO was accepted (by us or by the peer).
     #[must_use]
     pub const fn is_welcome(&self) -> bool {
-        let _ = self.limits;
-        false
-    }
-
-    /// How many more requests would be taken now.
-    #[must_use]
-    pub fn room(&self) -> usize {
-        0
-    }
-
-    /// Asks the peer. The answer comes as an event with this id.
-    ///
-    /// # Errors
-    /// [`Refused`] when it cannot even be queued.
-    pub fn request(&mut self, now: Time, op: Op) -> Result<RequestId, Refused> {
-        let _ = (now, op);
-        Err(Refused::NotWelcome)
-    }
-
-    /// Gives up one of our requests: no event comes for it any more, and the peer is told.
-    pub fn cancel(&mut self, id: RequestId) {
-        let _ = id;
-    }
-
-    /// Replies to a request of the peer. A reply to a request that was cancelled, or that was
-    /// answered already, does nothing.
-    ///
-    /// # Panics
-    /// When the reply is of the wrong kind for its request: a defect of ours.
-    pub fn respond(&mut self, now: Time, token: ResponderToken, reply: Reply) {
-        let _ = (now, token, reply);
-    }
-
-    /// Tells the peer of a new version of a region, if it subscribed to it. A newer version takes
-    /// the place of one that has not been sent yet.
-    pub fn notify(&mut self, now: Time, region: &RegionName, version: u64, immediate: &Bytes) {
-        let _ = (now, region, version, immediate);
-    }
-
-    /// Takes back every handle the peer holds on a region.
-    pub fn revoke(&mut self, region: &RegionName) {
-        let _ = region;
+        self.welcome
     }
 
     /// Takes in a frame from the peer.
@@ -256,35 +279,121 @@ impl Session {
     /// # Errors
     /// [`Violation`] when the peer broke the protocol: close the connection.
     pub fn handle_frame(&mut self, now: Time, frame: Frame) -> Result<(), Violation> {
-        let _ = (now, frame);
+        self.pulse.heard = self.pulse.heard.max(now);
+        self.pulse.silent_told = false;
+        match (frame.header().opcode, frame.header().direction) {
+            (Opcode::Ping, Direction::Request) => self.pong(&frame),
+            (Opcode::Ping, Direction::Reply) => {
+                self.pulse.rtt = Some(now.since(Time(frame.header().offset)));
+            }
+            (_, Direction::Reply) => return self.handle_reply(now, &frame),
+            (Opcode::Cancel, Direction::Request) => self.handle_cancel(frame.header().request),
+            (_, Direction::Request) => return self.handle_request(now, &frame),
+        }
         Ok(())
+    }
+
+    fn pong(&mut self, ping: &Frame) {
+        let header = Header { direction: Direction::Reply, ..*ping.header() };
+        let header = Header { status: None, handle: 0, version: 0, ..header };
+        self.out.reply(Frame::new(header, Bytes::new()), &self.limits);
     }
 
     /// Does what is due at `now`: retries, heart-beats, giving up.
     pub fn handle_timeout(&mut self, now: Time) {
-        let _ = now;
+        self.retry_due(now);
+        if now >= self.next_ping() {
+            self.pulse.pinged = now;
+            let mut header = Header::new(Opcode::Ping, Direction::Request, 0);
+            header.offset = now.0;
+            self.out.control.push_front(Out::Frame(Frame::new(header, Bytes::new())));
+        }
+        let span = now.since(self.pulse.heard);
+        if span >= self.limits.silent_after && !self.pulse.silent_told {
+            self.pulse.silent_told = true;
+            self.events.push_back(Event::Silent { span });
+        }
+    }
+
+    /// Whoever is heard all the time is not asked.
+    fn next_ping(&self) -> Time {
+        self.pulse.heard.max(self.pulse.pinged).after(self.limits.ping_every)
     }
 
     /// The next thing to tell the caller.
     pub fn poll_event(&mut self) -> Option<Event> {
-        None
+        self.events.pop_front().or_else(|| self.next_read())
     }
 
     /// The next frame to send: control before bulk.
     pub fn poll_transmit(&mut self, now: Time) -> Option<Frame> {
-        let _ = now;
+        self.next_control(now).or_else(|| self.next_bulk(now))
+    }
+
+    fn next_control(&mut self, now: Time) -> Option<Frame> {
+        let mut at = 0;
+        while let Some(out) = self.out.control.get(at) {
+            let ready = match out {
+                Out::Frame(_) => true,
+                Out::Ask(id) => self.asking.may_go(*id),
+            };
+            if !ready {
+                at += 1;
+                continue;
+            }
+            match self.out.control.remove(at)? {
+                Out::Frame(frame) => return Some(frame),
+                Out::Ask(id) => match self.asking.sent(id, now, &self.limits) {
+                    Some(frame) => return Some(frame),
+                    None => continue,
+                },
+            }
+        }
+        None
+    }
+
+    fn next_bulk(&mut self, now: Time) -> Option<Frame> {
+        let mut at = 0;
+        while let Some(out) = self.out.bulk.get(at) {
+            let ready = match out {
+                Out::Frame(_) => true,
+                Out::Ask(id) => self.asking.may_go(*id) && self.asking.bulk_fits(*id, &self.limits),
+            };
+            if !ready {
+                at += 1;
+                continue;
+            }
+            match self.out.bulk.remove(at)? {
+                Out::Frame(frame) => {
+                    self.serving.sent_bulk(frame.payload().len());
+                    return Some(frame);
+                }
+                Out::Ask(id) => match self.asking.sent(id, now, &self.limits) {
+                    Some(frame) => return Some(frame),
+                    None => continue,
+                },
+            }
+        }
         None
     }
 
     /// When [`Session::handle_timeout`] wants to be called next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
-        None
+        let silent = self.pulse.heard.after(self.limits.silent_after);
+        let pulse = if self.pulse.silent_told { None } else { Some(silent) };
+        [Some(self.next_ping()), pulse, self.asking.next_due(&self.limits)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The round-trip time last measured by a heart-beat.
     #[must_use]
     pub const fn rtt(&self) -> Option<Duration> {
-        None
+        self.pulse.rtt
     }
 }
+
+#[cfg(test)]
+mod tests;

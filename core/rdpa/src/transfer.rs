@@ -1,9 +1,21 @@
 //! Moving whole regions through a session: windowed, verified, resumable with another holder.
+//!
+//! Both machines are driven alike: `start` with a session, offer every event of that session to
+//! `handle`, and after each drain `poll`. They hold ids and bitmaps; bytes pass through.
 
-use crate::{ChunkSet, Event, Failure, RegionInfo, RegionName, Session, StageInfo};
+mod download;
+mod upload;
+
+pub use download::Download;
+pub use upload::Upload;
+
+use crate::{Code, Failure, RegionInfo};
 use bytes::Bytes;
 use std::sync::Arc;
-use suanli_base::{Hash, Time};
+use suanli_base::{Fault, Hash};
+
+/// How often in a row a transfer opens anew because its handle was forgotten.
+const REOPENS_MAX: u32 = 3;
 
 /// What a [`Download`] tells its caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,103 +72,19 @@ pub enum TransferError {
     Refused(#[from] crate::Refused),
 }
 
-/// Reads chunks of a region, verified on arrival; what has arrived is kept across holders.
-#[derive(Debug)]
-pub struct Download {
-    region: RegionName,
-    expected: Option<Hash>,
-}
-
-impl Download {
-    /// A download of all of `region`; with `expected`, only of the content with this root.
-    /// `window` bounds the chunks asked for and not arrived.
+impl TransferError {
+    /// Whose fault it is.
     #[must_use]
-    pub fn new(region: RegionName, expected: Option<Hash>, window: usize) -> Self {
-        let _ = window;
-        Self { region, expected }
-    }
-
-    /// Wants only the chunks of `range` (not before the start).
-    #[must_use]
-    pub fn only(self, range: core::ops::Range<u32>) -> Self {
-        let _ = range;
-        self
-    }
-
-    /// Counts these chunks as arrived already: what is on disk and was verified.
-    #[must_use]
-    pub fn having(self, have: ChunkSet) -> Self {
-        let _ = have;
-        self
-    }
-
-    /// Begins, or goes on with another holder.
-    pub fn start(&mut self, now: Time, session: &mut Session) {
-        let _ = (now, session, &self.region, &self.expected);
-    }
-
-    /// Offers an event of the session in use; true when it was this download's.
-    pub fn handle(&mut self, now: Time, session: &mut Session, event: &Event) -> bool {
-        let _ = (now, session, event);
-        false
-    }
-
-    /// The next thing to tell the caller.
-    pub fn poll(&mut self) -> Option<DownloadStep> {
-        None
-    }
-
-    /// What has arrived, once the region was opened.
-    #[must_use]
-    pub fn have(&self) -> Option<&ChunkSet> {
-        None
-    }
-
-    /// Cancels what is on its way; what has arrived stays.
-    pub fn stop(&mut self, session: &mut Session) {
-        let _ = session;
+    pub const fn fault(&self) -> Fault {
+        match self {
+            Self::Request(failure) => failure.fault(),
+            Self::OtherContent { .. } => Fault::Weather,
+            Self::Conflict { .. } | Self::Refused(_) => Fault::Ours,
+        }
     }
 }
 
-/// Stages a contribution (ACCUMULATE) or a new version (WRITE) at the peer, from where it stopped.
-#[derive(Debug)]
-pub struct Upload {
-    region: RegionName,
-    stage: StageInfo,
-}
-
-impl Upload {
-    /// An upload of what `stage` announces. `window` bounds the chunks asked of the caller or on
-    /// their way.
-    #[must_use]
-    pub fn new(region: RegionName, stage: StageInfo, window: usize) -> Self {
-        let _ = window;
-        Self { region, stage }
-    }
-
-    /// Begins, or goes on in a new session.
-    pub fn start(&mut self, now: Time, session: &mut Session) {
-        let _ = (now, session, &self.region, &self.stage);
-    }
-
-    /// Gives a chunk that was asked for.
-    pub fn provide(&mut self, now: Time, session: &mut Session, chunk: u32, bytes: Bytes) {
-        let _ = (now, session, chunk, bytes);
-    }
-
-    /// Offers an event of the session in use; true when it was this upload's.
-    pub fn handle(&mut self, now: Time, session: &mut Session, event: &Event) -> bool {
-        let _ = (now, session, event);
-        false
-    }
-
-    /// The next thing to tell the caller.
-    pub fn poll(&mut self) -> Option<UploadStep> {
-        None
-    }
-
-    /// Cancels what is on its way.
-    pub fn stop(&mut self, session: &mut Session) {
-        let _ = session;
-    }
+/// The peer forgot the handle (its table is bounded): opening again helps.
+fn is_bad_handle(failure: &Failure) -> bool {
+    matches!(failure, Failure::Refused { code: Code::BadHandle, .. })
 }

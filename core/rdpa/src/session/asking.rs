@@ -1,0 +1,524 @@
+//! The half of a session that asks: our requests, their retries and their answers.
+
+use super::{Event, Failure, Out, Refused, Session, Side, Violation};
+use crate::body;
+use crate::limits::{
+    Limits, PeerLimits, READ_CHUNKS_MAX, REQUEST_SPAN, SEND_BYTES_MAX, TICKET_BYTES_MAX,
+};
+use crate::{
+    Answer, ChunkSet, Code, Direction, Frame, Handle, Header, Op, Opcode, Placement, RegionInfo,
+    RegionName, RequestId, StageInfo, StageKind, Welcome,
+};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use suanli_base::{Duration, Random, Time};
+
+/// Hashes of opened regions that are kept (32 MiB); the oldest opened go first.
+const OPENED_HASHES_MAX: usize = 1 << 20;
+
+#[derive(Debug)]
+pub(super) struct Asking {
+    next: u64,
+    pending: BTreeMap<u64, Pending>,
+    /// NOTIFYs among the pending; they do not count against `requests_max`.
+    notifies: usize,
+    bulk_in_flight: u64,
+    peer: Option<PeerLimits>,
+    opened: Opened,
+    /// Regions we subscribed to, with the newest version told of.
+    pub(super) subscribed: BTreeMap<RegionName, u64>,
+    random: Random,
+}
+
+#[derive(Debug)]
+struct Pending {
+    kind: Kind,
+    frame: Frame,
+    /// When it was asked, or last made progress.
+    since: Time,
+    attempts: u32,
+    wait: Duration,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Queued,
+    Sent {
+        again: Time,
+        bulk: u64,
+    },
+    /// The peer was busy.
+    Resting {
+        again: Time,
+    },
+}
+
+#[derive(Debug)]
+enum Kind {
+    Hello,
+    Open,
+    ReadIfChanged,
+    OpenStage(StageInfo),
+    Read { handle: Handle, info: Arc<RegionInfo>, missing: BTreeSet<u32> },
+    Stage,
+    Commit,
+    Send,
+    Subscribe(RegionName),
+    Notify(RegionName),
+}
+
+impl Kind {
+    const fn is_bulk(&self) -> bool {
+        matches!(self, Self::Read { .. } | Self::Stage | Self::Open | Self::ReadIfChanged)
+    }
+}
+
+/// What handles of the peer stand for, oldest first, within a budget.
+#[derive(Debug, Default)]
+struct Opened {
+    entries: BTreeMap<Handle, Holding>,
+    order: VecDeque<Handle>,
+    hashes: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Holding {
+    Region(Arc<RegionInfo>),
+    Stage(StageInfo),
+}
+
+impl Holding {
+    fn hashes(&self) -> usize {
+        match self {
+            Self::Region(info) => info.chunks.len(),
+            Self::Stage(_) => 1,
+        }
+    }
+}
+
+impl Opened {
+    fn insert(&mut self, handle: Handle, holding: Holding, limits: &Limits) {
+        self.hashes += holding.hashes();
+        match self.entries.insert(handle, holding) {
+            Some(old) => self.hashes -= old.hashes(),
+            None => self.order.push_back(handle),
+        }
+        while self.order.len() > 1
+            && (self.order.len() > limits.handles_max || self.hashes > OPENED_HASHES_MAX)
+        {
+            let oldest = self.order.pop_front().expect("more than one entry");
+            let gone = self.entries.remove(&oldest).expect("order and entries agree");
+            self.hashes -= gone.hashes();
+        }
+    }
+}
+
+impl Asking {
+    pub(super) const fn new(random: Random) -> Self {
+        Self {
+            next: 1,
+            pending: BTreeMap::new(),
+            notifies: 0,
+            bulk_in_flight: 0,
+            peer: None,
+            opened: Opened { entries: BTreeMap::new(), order: VecDeque::new(), hashes: 0 },
+            subscribed: BTreeMap::new(),
+            random,
+        }
+    }
+
+    fn requests_max(&self, limits: &Limits) -> usize {
+        let theirs = self.peer.map_or(usize::MAX, |peer| peer.requests_max as usize);
+        limits.requests_max.min(theirs)
+    }
+
+    /// Whether a queued request may be sent: a new one not too far ahead of the oldest unanswered,
+    /// whose answer the peer must still remember. One that is gone may, and turns out empty.
+    pub(super) fn may_go(&self, id: u64) -> bool {
+        let oldest = self.pending.first_key_value().map_or(id, |(oldest, _)| *oldest);
+        id < oldest.saturating_add(REQUEST_SPAN)
+    }
+
+    /// Whether its payload fits the bulk window; alone, anything does.
+    pub(super) fn bulk_fits(&self, id: u64, limits: &Limits) -> bool {
+        let Some(pending) = self.pending.get(&id) else { return true };
+        let theirs = self.peer.map_or(u64::MAX, |peer| peer.bulk_window_bytes);
+        let window = limits.bulk_window_bytes.min(theirs);
+        let len = pending.frame.payload().len() as u64;
+        self.bulk_in_flight == 0 || self.bulk_in_flight.saturating_add(len) <= window
+    }
+
+    /// The frame of a request that goes out now.
+    pub(super) fn sent(&mut self, id: u64, now: Time, limits: &Limits) -> Option<Frame> {
+        let pending = self.pending.get_mut(&id)?;
+        if pending.state != State::Queued {
+            return None;
+        }
+        let bulk = if pending.frame.is_bulk() { pending.frame.payload().len() as u64 } else { 0 };
+        let jitter = Duration(self.random.below(pending.wait.0 / 4 + 1));
+        pending.state = State::Sent { again: now.after(pending.wait).after(jitter), bulk };
+        pending.attempts += 1;
+        pending.wait = Duration(pending.wait.0.saturating_mul(2).min(limits.retry_max.0));
+        self.bulk_in_flight += bulk;
+        Some(pending.frame.clone())
+    }
+
+    pub(super) fn next_due(&self, limits: &Limits) -> Option<Time> {
+        let due = |pending: &Pending| {
+            let end = pending.since.after(limits.give_up_after);
+            match pending.state {
+                State::Queued => end,
+                State::Sent { again, .. } | State::Resting { again } => again.min(end),
+            }
+        };
+        self.pending.values().map(due).min()
+    }
+
+    fn add(&mut self, now: Time, kind: Kind, frame: Frame, limits: &Limits) -> u64 {
+        let id = frame.header().request;
+        assert_eq!(id, self.next, "requests are numbered in order");
+        self.next += 1;
+        let wait = if kind.is_bulk() { limits.retry_bulk_first } else { limits.retry_first };
+        let pending = Pending { kind, frame, since: now, attempts: 0, wait, state: State::Queued };
+        self.pending.insert(id, pending);
+        id
+    }
+
+    fn header(&self, opcode: Opcode) -> Header {
+        Header::new(opcode, Direction::Request, self.next)
+    }
+
+    fn stage(&self, handle: Handle) -> Result<StageInfo, Refused> {
+        match self.opened.entries.get(&handle) {
+            Some(Holding::Stage(stage)) => Ok(*stage),
+            _ => Err(Refused::BadChunk { chunk: 0 }),
+        }
+    }
+
+    /// The request as it is kept and as it travels.
+    fn prepare(&self, op: Op) -> Result<(Kind, Frame), Refused> {
+        let plain = |kind, opcode, payload| Ok((kind, Frame::new(self.header(opcode), payload)));
+        match op {
+            Op::Hello(hello) => {
+                bounded("bytes of ticket", hello.ticket.len(), TICKET_BYTES_MAX)?;
+                plain(Kind::Hello, Opcode::Hello, body::encode(&hello))
+            }
+            Op::Open { region } => plain(Kind::Open, Opcode::Open, body::encode(&region)),
+            Op::OpenStage { region, stage } => {
+                plain(Kind::OpenStage(stage), Opcode::OpenStage, body::encode(&(&region, &stage)))
+            }
+            Op::Read { handle, chunks } => self.prepare_read(handle, &chunks),
+            Op::ReadIfChanged { region, since } => {
+                let header = Header { version: since, ..self.header(Opcode::ReadIfChanged) };
+                Ok((Kind::ReadIfChanged, Frame::new(header, body::encode(&region))))
+            }
+            Op::Write { handle, chunk, bytes } => {
+                self.prepare_stage(StageKind::Write, handle, chunk, bytes)
+            }
+            Op::Accumulate { handle, chunk, bytes } => {
+                self.prepare_stage(StageKind::Accumulate, handle, chunk, bytes)
+            }
+            Op::Commit { handle, expected } => {
+                self.stage(handle)?;
+                let header = self.header(Opcode::Commit);
+                let header = Header { handle: handle.0, version: expected, ..header };
+                Ok((Kind::Commit, Frame::new(header, Bytes::new())))
+            }
+            Op::Send { bytes } => {
+                bounded("bytes to send", bytes.len(), SEND_BYTES_MAX as usize)?;
+                plain(Kind::Send, Opcode::Send, bytes)
+            }
+            Op::Subscribe { region } => {
+                let payload = body::encode(&region);
+                plain(Kind::Subscribe(region), Opcode::Subscribe, payload)
+            }
+        }
+    }
+
+    fn prepare_read(&self, handle: Handle, chunks: &[u32]) -> Result<(Kind, Frame), Refused> {
+        bounded("chunks to read", chunks.len(), READ_CHUNKS_MAX)?;
+        let Some(Holding::Region(info)) = self.opened.entries.get(&handle) else {
+            return Err(Refused::BadChunk { chunk: 0 });
+        };
+        let mut missing = BTreeSet::new();
+        for chunk in chunks.iter().copied() {
+            if chunk >= info.chunk_count() || !missing.insert(chunk) {
+                return Err(Refused::BadChunk { chunk });
+            }
+        }
+        if missing.is_empty() {
+            return Err(Refused::BadChunk { chunk: 0 });
+        }
+        let header = Header { handle: handle.0, ..self.header(Opcode::Read) };
+        let frame = Frame::new(header, body::encode(&missing));
+        Ok((Kind::Read { handle, info: Arc::clone(info), missing }, frame))
+    }
+
+    fn prepare_stage(
+        &self,
+        kind: StageKind,
+        handle: Handle,
+        chunk: u32,
+        bytes: Bytes,
+    ) -> Result<(Kind, Frame), Refused> {
+        let stage = self.stage(handle)?;
+        let expected = stage.shape.chunk_len(chunk).map(|len| len as usize);
+        if stage.kind != kind || expected != Some(bytes.len()) {
+            return Err(Refused::BadChunk { chunk });
+        }
+        let opcode = match kind {
+            StageKind::Write => Opcode::Write,
+            StageKind::Accumulate => Opcode::Accumulate,
+        };
+        let header = Header { handle: handle.0, offset: chunk.into(), ..self.header(opcode) };
+        Ok((Kind::Stage, Frame::new(header, bytes)))
+    }
+}
+
+const fn bounded(what: &'static str, found: usize, max: usize) -> Result<(), Refused> {
+    if found > max { Err(Refused::TooLarge { what, found, max }) } else { Ok(()) }
+}
+
+impl Session {
+    /// Forgets a request of ours, in the queues too.
+    fn settle(&mut self, id: u64) -> Option<Pending> {
+        let pending = self.asking.pending.remove(&id)?;
+        if matches!(pending.kind, Kind::Notify(_)) {
+            self.asking.notifies -= 1;
+        }
+        match pending.state {
+            State::Sent { bulk, .. } => self.asking.bulk_in_flight -= bulk,
+            State::Resting { .. } => {}
+            State::Queued => {
+                let queue = self.out.queue_of(&pending.frame);
+                queue.retain(|out| !matches!(out, Out::Ask(queued) if *queued == id));
+            }
+        }
+        Some(pending)
+    }
+
+    /// How many more requests would be taken now.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        let ours = self.asking.pending.len() - self.asking.notifies;
+        self.asking.requests_max(&self.limits).saturating_sub(ours)
+    }
+
+    /// Asks the peer. The answer comes as an event with this id.
+    ///
+    /// # Errors
+    /// [`Refused`] when it cannot even be queued.
+    pub fn request(&mut self, now: Time, op: Op) -> Result<RequestId, Refused> {
+        let is_hello = matches!(op, Op::Hello(_));
+        if is_hello && (self.side == Side::Accepting || self.welcome) || !is_hello && !self.welcome
+        {
+            return Err(Refused::NotWelcome);
+        }
+        if self.room() == 0 {
+            return Err(Refused::Full { max: self.asking.requests_max(&self.limits) });
+        }
+        if let Op::Subscribe { region } = &op {
+            let max = self.limits.subscriptions_max;
+            if !self.asking.subscribed.contains_key(region) {
+                bounded("subscriptions", self.asking.subscribed.len() + 1, max)?;
+            }
+            // From now on: the first notification may overtake the answer.
+            self.asking.subscribed.entry(region.clone()).or_insert(0);
+        }
+        let (kind, frame) = self.asking.prepare(op)?;
+        let queue = self.out.queue_of(&frame);
+        queue.push_back(Out::Ask(self.asking.next));
+        let id = self.asking.add(now, kind, frame, &self.limits);
+        Ok(RequestId(id))
+    }
+
+    /// Gives up one of our requests: no event comes for it any more, and the peer is told.
+    pub fn cancel(&mut self, id: RequestId) {
+        let Some(pending) = self.settle(id.0) else { return };
+        if pending.attempts > 0 {
+            let header = Header::new(Opcode::Cancel, Direction::Request, id.0);
+            self.out.reply(Frame::new(header, Bytes::new()), &self.limits);
+        }
+    }
+
+    /// Stops notifications of a region; the peer learns it at the next one.
+    pub fn unsubscribe(&mut self, region: &RegionName) {
+        self.asking.subscribed.remove(region);
+    }
+
+    /// Queues a NOTIFY; at most one per subscription is on its way.
+    pub(super) fn ask_notify(
+        &mut self,
+        now: Time,
+        region: &RegionName,
+        version: u64,
+        immediate: &Bytes,
+        superseded: Option<u64>,
+    ) -> u64 {
+        if let Some(id) = superseded {
+            self.settle(id);
+        }
+        let notify = body::NotifyBody { region: region.clone(), immediate: immediate.to_vec() };
+        let header = Header { version, ..self.asking.header(Opcode::Notify) };
+        let frame = Frame::new(header, body::encode(&notify));
+        let id = self.asking.add(now, Kind::Notify(region.clone()), frame, &self.limits);
+        self.asking.notifies += 1;
+        self.out.control.push_back(Out::Ask(id));
+        id
+    }
+
+    pub(super) fn retry_due(&mut self, now: Time) {
+        let mut given_up = Vec::new();
+        for (id, pending) in &mut self.asking.pending {
+            if now.since(pending.since) >= self.limits.give_up_after {
+                given_up.push(*id);
+                continue;
+            }
+            let bulk = match pending.state {
+                State::Sent { again, bulk } if again <= now => bulk,
+                State::Resting { again } if again <= now => 0,
+                _ => continue,
+            };
+            self.asking.bulk_in_flight -= bulk;
+            pending.state = State::Queued;
+            self.out.queue_of(&pending.frame).push_back(Out::Ask(*id));
+        }
+        for id in given_up {
+            let pending = self.settle(id).expect("listed just now");
+            let (attempts, span) = (pending.attempts, now.since(pending.since));
+            self.fail(id, pending.kind, Failure::GaveUp { attempts, span });
+        }
+    }
+
+    fn fail(&mut self, id: u64, kind: Kind, failure: Failure) {
+        match kind {
+            Kind::Notify(region) => self.serving.notify_settled(&region, id, Some(&failure)),
+            kind => {
+                if let Kind::Subscribe(region) = kind {
+                    self.asking.subscribed.remove(&region);
+                }
+                self.events.push_back(Event::Failed { id: RequestId(id), failure });
+            }
+        }
+    }
+
+    pub(super) fn handle_reply(&mut self, now: Time, frame: &Frame) -> Result<(), Violation> {
+        let header = *frame.header();
+        let Some(pending) = self.asking.pending.get_mut(&header.request) else {
+            // Answered before, cancelled or given up: a duplicate or a latecomer.
+            return Ok(());
+        };
+        if pending.frame.header().opcode != header.opcode {
+            return Err(Violation::Unexpected { what: "a reply to another kind of request" });
+        }
+        if header.status == Some(Code::Busy) {
+            let again = now.after(pending.wait);
+            if let State::Sent { bulk, .. } = pending.state {
+                self.asking.bulk_in_flight -= bulk;
+                pending.state = State::Resting { again };
+            }
+            return Ok(());
+        }
+        if let Some(code) = header.status {
+            let text = body::decode_text(frame.payload());
+            let pending = self.settle(header.request).expect("found just now");
+            self.fail(header.request, pending.kind, Failure::Refused { code, text });
+            return Ok(());
+        }
+        if matches!(pending.kind, Kind::Read { .. }) {
+            return self.handle_data(now, frame);
+        }
+        let pending = self.settle(header.request).expect("found just now");
+        if let Some(answer) = self.answer(pending.kind, frame)? {
+            self.events.push_back(Event::Answered { id: RequestId(header.request), answer });
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, kind: Kind, frame: &Frame) -> Result<Option<Answer>, Violation> {
+        let (header, payload) = (frame.header(), frame.payload());
+        let handle = Handle(header.handle);
+        Ok(Some(match kind {
+            Kind::Hello => {
+                let welcome: Welcome = body::decode("WELCOME", payload)?;
+                self.welcome = true;
+                self.asking.peer = Some(welcome.limits);
+                Answer::Welcome(welcome)
+            }
+            Kind::ReadIfChanged if header.handle == 0 && payload.is_empty() => Answer::NotChanged,
+            Kind::Open | Kind::ReadIfChanged => {
+                let info: RegionInfo = body::decode("an opened region", payload)?;
+                info.check()?;
+                let info = Arc::new(info);
+                let holding = Holding::Region(Arc::clone(&info));
+                self.asking.opened.insert(handle, holding, &self.limits);
+                Answer::Opened { handle, info }
+            }
+            Kind::OpenStage(stage) => {
+                let placed: ChunkSet = body::decode("an opened staging area", payload)?;
+                if u64::from(placed.bound()) != stage.shape.chunk_count() {
+                    return Err(Violation::Body { what: "an opened staging area" });
+                }
+                self.asking.opened.insert(handle, Holding::Stage(stage), &self.limits);
+                Answer::StageOpened { handle, placed }
+            }
+            Kind::Stage => {
+                let placement: Placement = body::decode("a placement", payload)?;
+                Answer::Placed(placement)
+            }
+            Kind::Commit => Answer::Committed { version: header.version },
+            Kind::Send => Answer::Delivered,
+            Kind::Subscribe(region) => {
+                if let Some(told) = self.asking.subscribed.get_mut(&region) {
+                    *told = header.version.max(*told);
+                }
+                Answer::Subscribed { version: header.version }
+            }
+            Kind::Notify(region) => {
+                self.serving.notify_settled(&region, header.request, None);
+                return Ok(None);
+            }
+            Kind::Read { .. } => unreachable!("READ is answered by handle_data"),
+        }))
+    }
+
+    fn handle_data(&mut self, now: Time, frame: &Frame) -> Result<(), Violation> {
+        let request = frame.header().request;
+        let id = RequestId(request);
+        let pending = self.asking.pending.get_mut(&request).expect("found by the caller");
+        let Kind::Read { handle, info, missing } = &mut pending.kind else {
+            unreachable!("only READs come here")
+        };
+        let out_of_place = Violation::Unexpected { what: "a chunk that was not asked for" };
+        let chunk = u32::try_from(frame.header().offset).map_err(|_| out_of_place.clone())?;
+        let expected = *info.chunks.get(chunk as usize).ok_or(out_of_place)?;
+        if !missing.contains(&chunk) {
+            return Ok(());
+        }
+        let found = frame.digest();
+        if found != expected {
+            let pending = self.settle(request).expect("found just now");
+            self.fail(request, pending.kind, Failure::WrongHash { chunk, expected, found });
+            return Ok(());
+        }
+        missing.remove(&chunk);
+        let bytes = frame.payload().clone();
+        self.events.push_back(Event::Chunk { id, handle: *handle, chunk, bytes });
+        if missing.is_empty() {
+            self.settle(request);
+            self.events.push_back(Event::Answered { id, answer: Answer::ReadDone });
+            return Ok(());
+        }
+        // Progress: a retry asks for the rest only, and not before it is due anew.
+        let header = *pending.frame.header();
+        pending.frame = Frame::new(header, body::encode(missing));
+        pending.since = now;
+        pending.wait = self.limits.retry_bulk_first;
+        if let State::Sent { again, .. } = &mut pending.state {
+            *again = now.after(pending.wait);
+        }
+        Ok(())
+    }
+}

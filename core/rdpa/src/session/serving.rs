@@ -1,0 +1,608 @@
+//! The half of a session that serves: the peer's requests, the memory of answers that makes a
+//! duplicate harmless, the windows that bound what the peer can make us hold.
+
+use super::grants::{Grants, Purpose};
+use super::{Event, Failure, Out, Session, Side, Violation};
+use crate::body;
+use crate::limits::{
+    IMMEDIATE_BYTES_MAX, Limits, PROTOCOL_VERSION, REQUEST_SPAN, TICKET_BYTES_MAX,
+};
+use crate::{
+    Code, Direction, Frame, Header, Hello, Opcode, RegionName, Reply, Request, ResponderToken,
+    Shape, StageInfo, StageKind,
+};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use suanli_base::{Random, Time};
+
+/// The chunk of a token that is not of a READ.
+const NO_CHUNK: u32 = u32::MAX;
+
+#[derive(Debug)]
+pub(super) struct Serving {
+    /// The highest request id seen; ids [`REQUEST_SPAN`] below it are settled.
+    newest: u64,
+    records: BTreeMap<u64, Record>,
+    /// Records that wait for our own side.
+    open: usize,
+    /// Bytes of staged chunks handed over and not yet replied to.
+    staged_bytes: u64,
+    /// Bytes of READs asked of our own side or queued for sending.
+    read_bytes: u64,
+    /// READs with chunks that have not been asked of our own side.
+    reads: VecDeque<u64>,
+    grants: Grants,
+    /// Regions the peer subscribed to, with the NOTIFY on its way.
+    subscribers: BTreeMap<RegionName, Option<u64>>,
+}
+
+#[derive(Debug)]
+struct Record {
+    opcode: Opcode,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Handed to our own side, or being read chunk by chunk.
+    Open(Kind),
+    /// Answered with this; a duplicate gets it again. Without a frame (cancelled) it gets nothing.
+    Answered(Option<Frame>),
+}
+
+#[derive(Debug)]
+enum Kind {
+    Hello,
+    /// OPEN or READ_IF_CHANGED.
+    Open(RegionName),
+    OpenStage(RegionName, StageInfo),
+    Read(Reading),
+    Stage(u64),
+    Commit,
+    Send,
+    Subscribe(RegionName),
+}
+
+#[derive(Debug)]
+struct Reading {
+    region: RegionName,
+    version: u64,
+    shape: Shape,
+    waiting: VecDeque<u32>,
+    asked: BTreeSet<u32>,
+}
+
+impl Reading {
+    fn len(&self, chunk: u32) -> u64 {
+        u64::from(self.shape.chunk_len(chunk).expect("chunks are checked when the READ comes"))
+    }
+}
+
+/// A request is refused at once, without asking our own side.
+struct Refusal(Code, &'static str);
+
+/// A decoded request: how it is remembered, and what our own side is asked (READ asks later).
+type Decoded = (Kind, Option<Request>);
+
+impl Serving {
+    pub(super) const fn new(random: Random) -> Self {
+        Self {
+            newest: 0,
+            records: BTreeMap::new(),
+            open: 0,
+            staged_bytes: 0,
+            read_bytes: 0,
+            reads: VecDeque::new(),
+            grants: Grants::new(random),
+            subscribers: BTreeMap::new(),
+        }
+    }
+
+    /// Whether a request of this id was settled so long ago that nothing is remembered of it.
+    const fn is_settled(&self, id: u64) -> bool {
+        id == 0 || id.saturating_add(REQUEST_SPAN) <= self.newest
+    }
+
+    /// Moves the window up to `id` and forgets what falls out below.
+    fn advance(&mut self, id: u64) {
+        if id <= self.newest {
+            return;
+        }
+        self.newest = id;
+        let kept = self.records.split_off(&(id.saturating_sub(REQUEST_SPAN) + 1));
+        for record in core::mem::replace(&mut self.records, kept).into_values() {
+            if let State::Open(kind) = record.state {
+                self.release(&kind);
+            }
+        }
+    }
+
+    /// What an open record held is free again (queued frames are counted until they are sent).
+    fn release(&mut self, kind: &Kind) {
+        self.open -= 1;
+        match kind {
+            Kind::Stage(bytes) => self.staged_bytes -= bytes,
+            Kind::Read(reading) => {
+                self.read_bytes -=
+                    reading.asked.iter().map(|chunk| reading.len(*chunk)).sum::<u64>();
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) const fn sent_bulk(&mut self, bytes: usize) {
+        self.read_bytes -= bytes as u64;
+    }
+
+    /// A NOTIFY of ours was answered, or will not be.
+    pub(super) fn notify_settled(
+        &mut self,
+        region: &RegionName,
+        id: u64,
+        failure: Option<&Failure>,
+    ) {
+        if let Some(slot) = self.subscribers.get_mut(region)
+            && *slot == Some(id)
+        {
+            *slot = None;
+            if matches!(failure, Some(Failure::Refused { code: Code::NoSuchRegion, .. })) {
+                self.subscribers.remove(region);
+            }
+        }
+    }
+
+    fn decode_hello(&self, payload: &[u8], welcome: bool) -> Result<Decode, Violation> {
+        let hello: Hello = body::decode("HELLO", payload)?;
+        if hello.ticket.len() > TICKET_BYTES_MAX {
+            return refuse(Code::TooLarge, "the ticket is too long");
+        }
+        if !(hello.version_min..=hello.version_max).contains(&PROTOCOL_VERSION) {
+            return refuse(Code::Version, "one side needs an update");
+        }
+        if welcome {
+            return refuse(Code::Protocol, "HELLO was accepted already");
+        }
+        if self.open > 0 {
+            return refuse(Code::Busy, "a HELLO is being decided");
+        }
+        ask(Kind::Hello, Request::Hello(hello))
+    }
+
+    fn decode_read(&self, header: &Header, payload: &[u8]) -> Result<Decode, Violation> {
+        let chunks = body::decode_chunks(payload)?;
+        let Some((region, Purpose::Read { version, shape, .. })) = self.grants.find(header.handle)
+        else {
+            return refuse(Code::BadHandle, "open the region again");
+        };
+        if chunks.iter().any(|chunk| shape.chunk_len(*chunk).is_none()) {
+            return refuse(Code::OutOfRange, "no such chunk in the opened version");
+        }
+        let (region, version, shape) = (region.clone(), *version, *shape);
+        let (waiting, asked) = (chunks.into(), BTreeSet::new());
+        Ok(Ok((Kind::Read(Reading { region, version, shape, waiting, asked }), None)))
+    }
+
+    fn find_stage(&self, header: &Header) -> Option<(RegionName, StageInfo)> {
+        match self.grants.find(header.handle) {
+            Some((region, Purpose::Stage(stage))) => Some((region.clone(), *stage)),
+            _ => None,
+        }
+    }
+
+    fn decode_stage(&self, frame: &Frame, limits: &Limits) -> Result<Decode, Violation> {
+        let header = frame.header();
+        let kind = match header.opcode {
+            Opcode::Write => StageKind::Write,
+            _ => StageKind::Accumulate,
+        };
+        let Some((region, stage)) = self.find_stage(header).filter(|(_, s)| s.kind == kind) else {
+            return refuse(Code::BadHandle, "open the staging area again");
+        };
+        let bytes = frame.payload().clone();
+        let len = bytes.len() as u64;
+        let chunk = u32::try_from(header.offset).ok();
+        let expected = chunk.and_then(|chunk| stage.shape.chunk_len(chunk)).map(u64::from);
+        let Some(chunk) = chunk.filter(|_| expected == Some(len)) else {
+            return refuse(Code::OutOfRange, "the chunk does not fit what was announced");
+        };
+        if self.staged_bytes > 0 && self.staged_bytes + len > limits.bulk_window_bytes {
+            return refuse(Code::Busy, "the bulk window is full");
+        }
+        let hash = frame.digest();
+        ask(Kind::Stage(len), Request::Stage { region, stage, chunk, hash, bytes })
+    }
+
+    fn decode(&self, frame: &Frame, limits: &Limits, welcome: bool) -> Result<Decode, Violation> {
+        let (header, payload) = (frame.header(), frame.payload());
+        match header.opcode {
+            Opcode::Hello => self.decode_hello(payload, welcome),
+            Opcode::Open => {
+                let region: RegionName = body::decode("OPEN", payload)?;
+                ask(Kind::Open(region.clone()), Request::Open { region })
+            }
+            Opcode::ReadIfChanged => {
+                let region: RegionName = body::decode("READ_IF_CHANGED", payload)?;
+                let since = header.version;
+                ask(Kind::Open(region.clone()), Request::ReadIfChanged { region, since })
+            }
+            Opcode::OpenStage => {
+                let (region, stage): (RegionName, StageInfo) = body::decode("OPEN_STAGE", payload)?;
+                if stage.shape.check().is_err() {
+                    return refuse(Code::TooLarge, "no chunks, or too many or too long ones");
+                }
+                let kind = Kind::OpenStage(region.clone(), stage);
+                ask(kind, Request::OpenStage { region, stage })
+            }
+            Opcode::Read => self.decode_read(header, payload),
+            Opcode::Write | Opcode::Accumulate => self.decode_stage(frame, limits),
+            Opcode::Commit => match self.find_stage(header) {
+                Some((region, stage)) if stage.kind == StageKind::Write => {
+                    let expected = header.version;
+                    ask(Kind::Commit, Request::Commit { region, stage, expected })
+                }
+                _ => refuse(Code::BadHandle, "open the staging area again"),
+            },
+            Opcode::Send => ask(Kind::Send, Request::Send { bytes: payload.clone() }),
+            Opcode::Subscribe => {
+                let region: RegionName = body::decode("SUBSCRIBE", payload)?;
+                let known = self.subscribers.contains_key(&region);
+                if !known && self.subscribers.len() >= limits.subscriptions_max {
+                    return refuse(Code::TooLarge, "too many subscriptions");
+                }
+                ask(Kind::Subscribe(region.clone()), Request::Subscribe { region })
+            }
+            Opcode::Notify | Opcode::Cancel | Opcode::Ping => {
+                Err(Violation::Unexpected { what: "this operation" })
+            }
+        }
+    }
+}
+
+type Decode = Result<Decoded, Refusal>;
+
+const fn refuse(code: Code, text: &'static str) -> Result<Decode, Violation> {
+    Ok(Err(Refusal(code, text)))
+}
+
+const fn ask(kind: Kind, request: Request) -> Result<Decode, Violation> {
+    Ok(Ok((kind, Some(request))))
+}
+
+/// Whether the answer is remembered: what must not be done twice, and costs little to keep. What is
+/// not remembered is done again, to the same effect.
+const fn is_remembered(opcode: Opcode) -> bool {
+    !matches!(opcode, Opcode::Open | Opcode::OpenStage | Opcode::ReadIfChanged | Opcode::Read)
+}
+
+fn reply_header(request: &Header) -> Header {
+    Header::new(request.opcode, Direction::Reply, request.request)
+}
+
+impl Session {
+    pub(super) fn handle_request(&mut self, now: Time, frame: &Frame) -> Result<(), Violation> {
+        let header = *frame.header();
+        let hello = header.opcode == Opcode::Hello;
+        match self.side {
+            Side::Connecting if hello => {
+                return Err(Violation::Unexpected { what: "HELLO from the accepting side" });
+            }
+            // It overtook the WELCOME; it will come again.
+            Side::Connecting if !self.welcome => return Ok(()),
+            Side::Accepting if !self.welcome && !hello => {
+                self.refuse(&header, Code::Unauthorised, "say HELLO first");
+                return Ok(());
+            }
+            _ => {}
+        }
+        if self.serving.is_settled(header.request) {
+            return Ok(());
+        }
+        match self.serving.records.get(&header.request) {
+            Some(Record { state: State::Answered(None), .. }) => Ok(()),
+            Some(record) if record.opcode != header.opcode => {
+                Err(Violation::Unexpected { what: "one request id for two operations" })
+            }
+            Some(Record { state: State::Answered(Some(answer)), .. }) => {
+                self.out.reply(answer.clone(), &self.limits);
+                Ok(())
+            }
+            Some(Record { state: State::Open(Kind::Read(_)), .. }) => self.read_again(frame),
+            Some(_) => Ok(()),
+            None => self.serve(now, frame),
+        }
+    }
+
+    fn serve(&mut self, _now: Time, frame: &Frame) -> Result<(), Violation> {
+        let header = *frame.header();
+        self.serving.advance(header.request);
+        if header.opcode == Opcode::Notify {
+            return self.take_notify(&header, frame.payload());
+        }
+        if self.serving.open >= self.limits.serving_max {
+            self.refuse(&header, Code::Busy, "too many requests at once");
+            return Ok(());
+        }
+        let (kind, request) = match self.serving.decode(frame, &self.limits, self.welcome)? {
+            Ok(decoded) => decoded,
+            Err(Refusal(code, text)) => {
+                self.refuse(&header, code, text);
+                return Ok(());
+            }
+        };
+        self.serving.open += 1;
+        if let Kind::Stage(bytes) = kind {
+            self.serving.staged_bytes += bytes;
+        }
+        let record = Record { opcode: header.opcode, state: State::Open(kind) };
+        self.serving.records.insert(header.request, record);
+        match request {
+            Some(request) => {
+                let token = ResponderToken { request: header.request, chunk: NO_CHUNK };
+                self.events.push_back(Event::Request { token, request });
+            }
+            None => self.serving.reads.push_back(header.request),
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, request: &Header, code: Code, text: &str) {
+        let header = Header { status: Some(code), ..reply_header(request) };
+        let header = Header { offset: request.offset, ..header };
+        self.out.reply(Frame::new(header, body::encode_text(text)), &self.limits);
+    }
+
+    fn take_notify(&mut self, header: &Header, payload: &[u8]) -> Result<(), Violation> {
+        let (region, immediate) = body::decode_notify(payload)?;
+        let Some(told) = self.asking.subscribed.get_mut(&region) else {
+            self.refuse(header, Code::NoSuchRegion, "not subscribed");
+            return Ok(());
+        };
+        let version = header.version;
+        if version > *told {
+            *told = version;
+            self.events.push_back(Event::Notified { region, version, immediate });
+        }
+        let answer = Frame::new(reply_header(header), Bytes::new());
+        let state = State::Answered(Some(answer.clone()));
+        self.serving.records.insert(header.request, Record { opcode: Opcode::Notify, state });
+        self.out.reply(answer, &self.limits);
+        Ok(())
+    }
+
+    /// A READ that is being served is asked again: what was sent and not asked for since is missing
+    /// at the peer, what waits here is not.
+    fn read_again(&mut self, frame: &Frame) -> Result<(), Violation> {
+        let chunks = body::decode_chunks(frame.payload())?;
+        let id = frame.header().request;
+        let queued: BTreeSet<u64> = self.queued_chunks(id).collect();
+        let Some(Record { state: State::Open(Kind::Read(reading)), .. }) =
+            self.serving.records.get_mut(&id)
+        else {
+            return Ok(());
+        };
+        for chunk in chunks {
+            let here = reading.waiting.contains(&chunk)
+                || reading.asked.contains(&chunk)
+                || queued.contains(&u64::from(chunk));
+            if !here && reading.shape.chunk_len(chunk).is_some() {
+                reading.waiting.push_back(chunk);
+            }
+        }
+        if !reading.waiting.is_empty() && !self.serving.reads.contains(&id) {
+            self.serving.reads.push_back(id);
+        }
+        Ok(())
+    }
+
+    fn queued_chunks(&self, request: u64) -> impl Iterator<Item = u64> + '_ {
+        self.out.bulk.iter().filter_map(move |out| match out {
+            Out::Frame(frame) if frame.header().request == request => Some(frame.header().offset),
+            _ => None,
+        })
+    }
+
+    /// The next chunk to ask of our own side, when the bulk window has room for it.
+    pub(super) fn next_read(&mut self) -> Option<Event> {
+        let serving = &mut self.serving;
+        while let Some(id) = serving.reads.front().copied() {
+            let next = match serving.records.get_mut(&id) {
+                Some(Record { state: State::Open(Kind::Read(reading)), .. }) => {
+                    reading.waiting.front().copied().map(|chunk| (chunk, reading))
+                }
+                _ => None,
+            };
+            let Some((chunk, reading)) = next else {
+                serving.reads.pop_front();
+                continue;
+            };
+            let bytes = reading.len(chunk);
+            let held = serving.read_bytes;
+            if held > 0 && held + bytes > self.limits.bulk_window_bytes {
+                return None;
+            }
+            serving.read_bytes += bytes;
+            reading.waiting.pop_front();
+            reading.asked.insert(chunk);
+            let token = ResponderToken { request: id, chunk };
+            let (region, version) = (reading.region.clone(), reading.version);
+            return Some(Event::Request {
+                token,
+                request: Request::Read { region, version, chunk },
+            });
+        }
+        None
+    }
+
+    /// Replies to a request of the peer. A reply to a request that was cancelled, or that was
+    /// answered already, does nothing.
+    ///
+    /// # Panics
+    /// When the reply is of the wrong kind for its request, or describes a region whose counts do
+    /// not fit: a defect of ours.
+    pub fn respond(&mut self, now: Time, token: ResponderToken, reply: Reply) {
+        let _ = now;
+        if token.chunk != NO_CHUNK {
+            self.respond_read(token, reply);
+            return;
+        }
+        let id = token.request;
+        let Some(record) = self.serving.records.remove(&id) else { return };
+        let opcode = record.opcode;
+        let State::Open(kind) = record.state else {
+            self.serving.records.insert(id, record);
+            return;
+        };
+        self.serving.release(&kind);
+        let answer = self.answer_frame(Header::new(opcode, Direction::Reply, id), kind, reply);
+        if is_remembered(opcode) {
+            let state = State::Answered(Some(answer.clone()));
+            self.serving.records.insert(id, Record { opcode, state });
+        }
+        self.out.reply(answer, &self.limits);
+    }
+
+    fn answer_frame(&mut self, header: Header, kind: Kind, reply: Reply) -> Frame {
+        let with_handle = |handle| Header { handle, ..header };
+        match (kind, reply) {
+            (_, Reply::Error { code, text }) => {
+                Frame::new(Header { status: Some(code), ..header }, body::encode_text(&text))
+            }
+            (Kind::Hello, Reply::Welcome(welcome)) => {
+                self.welcome = true;
+                Frame::new(header, body::encode(&welcome))
+            }
+            (Kind::Open(region), Reply::Opened(info)) => {
+                assert_eq!(
+                    info.shape.chunk_count(),
+                    info.chunks.len() as u64,
+                    "a region of ours has one hash a chunk"
+                );
+                let (version, shape, root) = (info.version, info.shape, info.root);
+                let purpose = Purpose::Read { version, shape, root };
+                let handle = self.serving.grants.grant(region, purpose, self.limits.handles_max);
+                Frame::new(Header { version, ..with_handle(handle) }, body::encode(&*info))
+            }
+            (Kind::Open(_), Reply::NotChanged) if header.opcode == Opcode::ReadIfChanged => {
+                Frame::new(header, Bytes::new())
+            }
+            (Kind::OpenStage(region, stage), Reply::StageOpened(placed)) => {
+                assert_eq!(
+                    u64::from(placed.bound()),
+                    stage.shape.chunk_count(),
+                    "a staging area of ours has the announced count"
+                );
+                let purpose = Purpose::Stage(stage);
+                let handle = self.serving.grants.grant(region, purpose, self.limits.handles_max);
+                Frame::new(with_handle(handle), body::encode(&placed))
+            }
+            (Kind::Stage(_), Reply::Placed(placement)) => {
+                Frame::new(header, body::encode(&placement))
+            }
+            (Kind::Commit, Reply::Committed { version }) => {
+                Frame::new(Header { version, ..header }, Bytes::new())
+            }
+            (Kind::Send, Reply::Delivered) => Frame::new(header, Bytes::new()),
+            (Kind::Subscribe(region), Reply::Subscribed { version }) => {
+                self.serving.subscribers.entry(region).or_insert(None);
+                Frame::new(Header { version, ..header }, Bytes::new())
+            }
+            (kind, reply) => panic!("{reply:?} is no reply to {kind:?}"),
+        }
+    }
+
+    fn respond_read(&mut self, token: ResponderToken, reply: Reply) {
+        let (id, chunk) = (token.request, token.chunk);
+        let Some(Record { state: State::Open(Kind::Read(reading)), .. }) =
+            self.serving.records.get_mut(&id)
+        else {
+            return;
+        };
+        if !reading.asked.contains(&chunk) {
+            return;
+        }
+        let expected = reading.len(chunk);
+        let header = Header::new(Opcode::Read, Direction::Reply, id);
+        let header = Header { version: reading.version, offset: chunk.into(), ..header };
+        match reply {
+            Reply::Data(bytes) if bytes.len() as u64 == expected => {
+                reading.asked.remove(&chunk);
+                let done = reading.asked.is_empty() && reading.waiting.is_empty();
+                self.out.bulk.push_back(Out::Frame(Frame::new(header, bytes)));
+                if done {
+                    self.close(id);
+                }
+            }
+            Reply::Data(_) => {
+                self.close(id);
+                self.refuse(&header, Code::Unavailable, "the holder's copy is damaged");
+            }
+            Reply::Error { code, text } => {
+                self.close(id);
+                self.refuse(&header, code, &text);
+            }
+            other => panic!("{other:?} is no reply to a READ"),
+        }
+    }
+
+    /// Forgets an open record.
+    fn close(&mut self, id: u64) {
+        if let Some(Record { state: State::Open(kind), .. }) = self.serving.records.remove(&id) {
+            self.serving.release(&kind);
+        }
+    }
+
+    pub(super) fn handle_cancel(&mut self, id: u64) {
+        if !self.welcome || self.serving.is_settled(id) {
+            return;
+        }
+        self.serving.advance(id);
+        // Also when the request has not come yet, overtaken by its CANCEL.
+        let gone = Record { opcode: Opcode::Cancel, state: State::Answered(None) };
+        let Some(Record { state: State::Open(kind), .. }) = self.serving.records.insert(id, gone)
+        else {
+            return;
+        };
+        self.serving.release(&kind);
+        match kind {
+            Kind::Read(reading) => {
+                self.drop_queued_chunks(id);
+                for chunk in reading.asked {
+                    let token = ResponderToken { request: id, chunk };
+                    self.events.push_back(Event::Cancelled { token });
+                }
+            }
+            _ => {
+                let token = ResponderToken { request: id, chunk: NO_CHUNK };
+                self.events.push_back(Event::Cancelled { token });
+            }
+        }
+    }
+
+    fn drop_queued_chunks(&mut self, request: u64) {
+        let freed = &mut self.serving.read_bytes;
+        self.out.bulk.retain(|out| match out {
+            Out::Frame(frame) if frame.header().request == request => {
+                *freed -= frame.payload().len() as u64;
+                false
+            }
+            _ => true,
+        });
+    }
+
+    /// Tells the peer of a new version of a region, if it subscribed to it. A newer version takes
+    /// the place of one that has not been acknowledged yet.
+    ///
+    /// # Panics
+    /// When `immediate` is longer than [`IMMEDIATE_BYTES_MAX`]: a defect of ours.
+    pub fn notify(&mut self, now: Time, region: &RegionName, version: u64, immediate: &Bytes) {
+        assert!(immediate.len() <= IMMEDIATE_BYTES_MAX, "{} immediate bytes", immediate.len());
+        let Some(superseded) = self.serving.subscribers.get(region).copied() else { return };
+        let id = self.ask_notify(now, region, version, immediate, superseded);
+        self.serving.subscribers.insert(region.clone(), Some(id));
+    }
+
+    /// Takes back every handle the peer holds on a region.
+    pub fn revoke(&mut self, region: &RegionName) {
+        self.serving.grants.revoke(region);
+    }
+}
