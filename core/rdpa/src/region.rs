@@ -44,11 +44,6 @@ impl RegionName {
     }
 }
 
-fn root_of(chunks: &[Hash]) -> Hash {
-    let parts: Vec<&[u8]> = chunks.iter().map(|hash| &hash.0[..]).collect();
-    Hash::of_parts("suanli 2026 region root", &parts)
-}
-
 fn start_of(text: &str) -> String {
     text.chars().take(32).collect()
 }
@@ -193,7 +188,7 @@ impl RegionInfo {
     /// # Errors
     /// [`RegionError`] when shape and hashes do not fit.
     pub fn new(version: u64, shape: Shape, chunks: Vec<Hash>) -> Result<Self, RegionError> {
-        let info = Self { version, shape, root: root_of(&chunks), chunks };
+        let info = Self { version, shape, root: suanli_params::root(&chunks), chunks };
         info.check_counts()?;
         Ok(info)
     }
@@ -215,7 +210,7 @@ impl RegionInfo {
     /// [`RegionError`] that says what does not fit.
     pub fn check(&self) -> Result<(), RegionError> {
         self.check_counts()?;
-        let computed = root_of(&self.chunks);
+        let computed = suanli_params::root(&self.chunks);
         if computed != self.root {
             return Err(RegionError::Root { computed, claimed: self.root });
         }
@@ -335,7 +330,13 @@ impl ChunkSet {
 
     /// The indices not in, ascending.
     pub fn missing(&self) -> impl Iterator<Item = u32> + '_ {
-        (0..self.len).filter(|index| !self.contains(*index))
+        let in_word = |(at, word): (usize, &u64)| {
+            let (first, word) = (at as u32 * 64, *word);
+            // A full word is skipped at once.
+            let bits = if word == u64::MAX { 0 } else { 64 };
+            (0..bits).filter(move |bit| word >> bit & 1 == 0).map(move |bit| first + bit)
+        };
+        self.words.iter().enumerate().flat_map(in_word).take_while(|index| *index < self.len)
     }
 }
 
@@ -455,5 +456,95 @@ impl Staging {
             return Err(Incomplete::Root { computed: info.root, announced: self.root });
         }
         Ok(info)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_name_is_a_relative_path_of_plain_characters() {
+        for good in ["a", "job/00ff/theta", "x-1_2.bin", &"a".repeat(REGION_NAME_CHARS_MAX)] {
+            assert!(RegionName::new(good).is_ok(), "{good}");
+        }
+        let long = "a".repeat(REGION_NAME_CHARS_MAX + 1);
+        for bad in ["", "/", "a/", "/a", "a//b", "a/../b", ".", "A", "a b", "算", &long] {
+            assert!(RegionName::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_byte_of_a_shape_is_in_exactly_one_chunk() {
+        for (bytes, chunk_bytes) in [(1, 1), (10, 3), (9, 3), (65_536, 65_536), (65_537, 65_536)] {
+            let shape = Shape { bytes, chunk_bytes };
+            let count = u32::try_from(shape.chunk_count()).unwrap();
+            let sum: u64 = (0..count).map(|i| u64::from(shape.chunk_len(i).unwrap())).sum();
+            assert_eq!((sum, shape.chunk_len(count)), (bytes, None), "{shape:?}");
+            assert_eq!(shape.chunks_of(0, bytes), 0..count);
+        }
+        let shape = Shape { bytes: 10, chunk_bytes: 3 };
+        assert_eq!(shape.chunks_of(2, 4), 0..2);
+        assert_eq!(shape.chunks_of(3, 3), 0..0);
+        assert_eq!(shape.chunks_of(9, 99), 3..4);
+        assert!(Shape { bytes: u64::MAX, chunk_bytes: 1 }.check().is_err());
+        assert!(Shape { bytes: 1, chunk_bytes: 0 }.check().is_err());
+        assert!(Shape { bytes: 0, chunk_bytes: 1 }.check().is_err());
+    }
+
+    #[test]
+    fn a_region_whose_root_or_count_is_wrong_is_refused() {
+        let good = RegionInfo::of(3, &[7; 100], 33).unwrap();
+        assert_eq!((good.check(), good.chunk_count()), (Ok(()), 4));
+        let mut other_root = good.clone();
+        other_root.root.0[0] ^= 1;
+        assert!(matches!(other_root.check(), Err(RegionError::Root { .. })));
+        let mut short = good.clone();
+        short.chunks.pop();
+        assert!(matches!(short.check(), Err(RegionError::HashCount { expected: 4, found: 3 })));
+        let mut longer = good;
+        longer.shape.bytes += 33;
+        assert!(matches!(longer.check(), Err(RegionError::HashCount { .. })));
+    }
+
+    #[test]
+    fn a_chunk_set_lists_what_is_missing_and_survives_the_wire() {
+        let mut set = ChunkSet::empty(130);
+        for index in (0..130).filter(|index| index % 3 != 0) {
+            assert!(set.insert(index) && !set.insert(index));
+        }
+        assert!(!set.insert(130));
+        let missing: Vec<u32> = set.missing().collect();
+        assert_eq!(missing, (0..130).filter(|index| index % 3 == 0).collect::<Vec<_>>());
+        let bytes = postcard::to_stdvec(&set).unwrap();
+        assert_eq!(postcard::from_bytes::<ChunkSet>(&bytes), Ok(set.clone()));
+        missing.into_iter().for_each(|index| assert!(set.insert(index)));
+        assert!(set.is_full() && set.missing().next().is_none());
+        assert!(set.remove(5) && !set.remove(5) && !set.is_full());
+    }
+
+    #[test]
+    fn a_chunk_set_with_words_that_do_not_fit_its_count_is_refused() {
+        for (len, words) in [(64, vec![]), (64, vec![0, 0]), (3, vec![8]), (u32::MAX, vec![0])] {
+            let bytes = postcard::to_stdvec(&WireChunkSet { len, words }).unwrap();
+            assert!(postcard::from_bytes::<ChunkSet>(&bytes).is_err(), "{len}");
+        }
+    }
+
+    #[test]
+    fn staging_keeps_the_first_content_and_completes_with_the_announced_root_only() {
+        let info = RegionInfo::of(1, b"abcdefgh", 3).unwrap();
+        let mut staging = Staging::new(info.shape, info.root).unwrap();
+        assert_eq!(staging.place(1, info.chunks[1]), Ok(Placement::Placed));
+        assert_eq!(staging.place(1, info.chunks[1]), Ok(Placement::Duplicate));
+        assert_eq!(staging.place(1, info.chunks[0]), Ok(Placement::Conflict));
+        assert_eq!(staging.place(3, info.chunks[0]), Err(NoSuchChunk { index: 3, count: 3 }));
+        assert_eq!(staging.complete(2), Err(Incomplete::Missing { missing: 2, count: 3 }));
+        staging.place(0, info.chunks[0]).unwrap();
+        let mut other = staging.clone();
+        staging.place(2, info.chunks[2]).unwrap();
+        assert_eq!(staging.complete(1), Ok(info.clone()));
+        other.place(2, info.chunks[0]).unwrap();
+        assert!(matches!(other.complete(1), Err(Incomplete::Root { .. })));
     }
 }

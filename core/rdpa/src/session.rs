@@ -306,7 +306,12 @@ impl Session {
             self.pulse.pinged = now;
             let mut header = Header::new(Opcode::Ping, Direction::Request, 0);
             header.offset = now.0;
-            self.out.control.push_front(Out::Frame(Frame::new(header, Bytes::new())));
+            // One that still waits to be sent is enough.
+            let waits = matches!(self.out.control.front(), Some(Out::Frame(frame))
+                if frame.header().opcode == Opcode::Ping);
+            if !waits {
+                self.out.control.push_front(Out::Frame(Frame::new(header, Bytes::new())));
+            }
         }
         let span = now.since(self.pulse.heard);
         if span >= self.limits.silent_after && !self.pulse.silent_told {
