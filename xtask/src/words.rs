@@ -1,4 +1,5 @@
-//! The words of the tree: what no file of this repository says, and how every crate begins.
+//! The words of the tree: what no file of this repository says, how every crate begins, and whether
+//! its pages' links lead somewhere.
 
 use crate::tree;
 use anyhow::{Result, bail};
@@ -77,11 +78,27 @@ fn faults(name: &str, text: &str) -> Vec<String> {
                 .map(|mark| at(format!("unfinished: {mark}"))),
         );
     }
+    wrong.extend(broken_links(name, text));
     let opens = text.trim_start().starts_with("//!");
     if (name.ends_with("src/lib.rs") || name.ends_with("src/main.rs")) && !opens {
         wrong.push(format!("{name}: does not open with what the crate is for (//!)"));
     }
     wrong
+}
+
+/// Relative links of a page that lead nowhere.
+fn broken_links(name: &str, text: &str) -> Vec<String> {
+    if !name.ends_with(".md") {
+        return Vec::new();
+    }
+    let folder = tree::root().join(name).parent().expect("a file lies in a folder").to_owned();
+    let links = text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0));
+    let files = links.filter(|link| !link.contains("://") && !link.starts_with('#'));
+    let lost = files.filter(|link| {
+        let path = link.split('#').next().unwrap_or(link);
+        !folder.join(path).exists()
+    });
+    lost.map(|link| format!("{name}: links to {link}, which is not there")).collect()
 }
 
 /// Whether `line` holds `/folder/` as the beginning of an absolute path.
@@ -106,6 +123,13 @@ mod tests {
             assert_eq!(faults(name, text).len(), 1, "{text}");
         }
         assert_eq!(faults("x/src/lib.rs", "pub fn a() {}").len(), 1);
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_found() {
+        let text = "[a](README.md) [b](https://example.org/x) [c](#here) [d](README.md#x)";
+        assert!(broken_links("top.md", text).is_empty());
+        assert_eq!(broken_links("docs/page.md", "[a](../nowhere.md)").len(), 1);
     }
 
     #[test]
