@@ -1,15 +1,26 @@
 //! The decoders, one file a crate.
 
+mod bus;
 mod engine;
 mod identity;
 mod log;
 mod params;
 mod rdpa;
+mod store;
 
 use crate::Target;
 
 /// Every target.
 #[must_use]
 pub fn all() -> Vec<Target> {
-    [identity::TARGETS, params::TARGETS, log::TARGETS, rdpa::TARGETS, engine::TARGETS].concat()
+    let crates = [
+        identity::TARGETS,
+        params::TARGETS,
+        log::TARGETS,
+        rdpa::TARGETS,
+        engine::TARGETS,
+        bus::TARGETS,
+        store::TARGETS,
+    ];
+    crates.concat()
 }
