@@ -175,4 +175,5 @@ def main():
         line("root", f"{b''.join(chunks).hex() or '-'} {root(chunks).hex()}")
 
 
-main()
+if __name__ == "__main__":
+    main()
