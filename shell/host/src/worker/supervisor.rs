@@ -39,6 +39,8 @@ const EVENTS_MAX: usize = 256;
 const LAST_WORDS_BYTES_MAX: usize = 4096;
 /// How long a worker that closed its socket may take to end by itself before it is killed.
 const END_GRACE: Duration = Duration::from_secs(1);
+/// How long its last words are waited for when it is gone.
+const WORDS_GRACE: Duration = Duration::from_millis(200);
 
 /// What a worker is and how it is started.
 #[derive(Clone, Debug)]
@@ -423,7 +425,8 @@ fn write<T: Plain>(
 /// What runs beside the task that reads.
 struct Tasks {
     writing: JoinHandle<Result<(), FrameError>>,
-    listening: JoinHandle<String>,
+    listening: JoinHandle<()>,
+    words: LastWords,
 }
 
 type Ends = (mpsc::Receiver<WorkerEvent>, oneshot::Sender<()>);
@@ -459,9 +462,11 @@ fn launch(inner: &Arc<Inner>, exe: &PathBuf, spec: &WorkerSpec) -> Result<Ends, 
     let handle = WorkerHandle { inner: Arc::clone(inner) };
     handle.send(Work::Start(Box::new(start))).expect("the queue is new and empty");
 
+    let words = LastWords::default();
     let tasks = Tasks {
         writing: tokio::spawn(write_frames(writer, waiting, orders, told)),
-        listening: tokio::spawn(last_words(child.stderr.take())),
+        listening: tokio::spawn(words.clone().listen(child.stderr.take())),
+        words,
     };
     let inner = Arc::clone(inner);
     tokio::spawn(async move {
@@ -604,7 +609,12 @@ async fn bury(mut child: Child, cause: DeathCause, inner: &Inner, tasks: Tasks) 
             child.wait().await.ok()
         }
     };
-    let last_words = tasks.listening.await.unwrap_or_default();
+    // What it printed last may still be in the pipe. Should somebody else hold the other end, the
+    // end of the pipe never comes.
+    let mut listening = tasks.listening;
+    let _ = tokio::time::timeout(WORDS_GRACE, &mut listening).await;
+    listening.abort();
+    let last_words = String::from_utf8_lossy(&tasks.words.kept()).into_owned();
     let mut link = inner.link();
     link.works = None;
     link.process = None;
@@ -613,18 +623,24 @@ async fn bury(mut child: Child, cause: DeathCause, inner: &Inner, tasks: Tasks) 
     Death { cause, status, lost, last_words }
 }
 
-/// The end of what it printed.
-async fn last_words(stderr: Option<ChildStderr>) -> String {
-    let Some(mut stderr) = stderr else { return String::new() };
-    let mut kept = BytesMut::new();
-    while let Ok(count) = stderr.read_buf(&mut kept).await {
-        if count == 0 {
-            break;
-        }
-        if let Some(over) = kept.len().checked_sub(LAST_WORDS_BYTES_MAX) {
+/// The end of what a process prints, kept while it prints.
+#[derive(Clone, Default)]
+struct LastWords(Arc<Mutex<BytesMut>>);
+
+impl LastWords {
+    async fn listen(self, stderr: Option<ChildStderr>) {
+        let Some(mut stderr) = stderr else { return };
+        let mut heard = BytesMut::with_capacity(512);
+        while stderr.read_buf(&mut heard).await.is_ok_and(|count| count > 0) {
+            let mut kept = self.kept();
+            kept.extend_from_slice(&heard);
+            let over = kept.len().saturating_sub(LAST_WORDS_BYTES_MAX);
             kept.advance(over);
+            heard.clear();
         }
-        kept.reserve(512);
     }
-    String::from_utf8_lossy(&kept).into_owned()
+
+    fn kept(&self) -> MutexGuard<'_, BytesMut> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
