@@ -24,7 +24,9 @@ pub use head::{Chain, HEAD_FORMAT, Head, HeadError, Merged};
 pub use job::{
     DataSpec, JOB_FORMAT, JobSpec, Replicas, SPEC_BYTES_MAX, ShardSpec, SpecError, Training,
 };
-pub use message::{Ask, HEADS_MAX, JobOutcome, MESSAGE_BYTES_MAX, Refusal, ToCity, ToMember, WaitReason};
+pub use message::{
+    Ask, HEADS_MAX, JobOutcome, MESSAGE_BYTES_MAX, Refusal, ToCity, ToMember, WaitReason,
+};
 pub use schedule::{Schedule, Shape};
 pub use state::{CityState, Effect};
 pub use worker::Worker;

@@ -6,6 +6,7 @@ mod identity;
 mod log;
 mod params;
 mod rdpa;
+mod session;
 mod store;
 
 use crate::Target;
@@ -18,6 +19,7 @@ pub fn all() -> Vec<Target> {
         params::TARGETS,
         log::TARGETS,
         rdpa::TARGETS,
+        session::TARGETS,
         engine::TARGETS,
         bus::TARGETS,
         store::TARGETS,
