@@ -8,16 +8,20 @@
 //! did not complete leaves no trace.
 
 mod config;
+mod fast;
 mod init;
 mod math;
 pub mod order;
+mod reference;
 mod sampling;
 mod state;
 pub mod tokenizer;
 mod traits;
 
 pub use config::{CONTEXT_MAX, ConfigError, LAYERS_MAX, ModelConfig, VOCAB_MAX, WIDTH_MAX};
+pub use fast::{Fast, KernelChoice, NUMERIC_CLASS, NoSuchKernel};
 pub use init::initial_params;
+pub use reference::{Float, Reference};
 pub use traits::{
     Batch, Cancel, Capabilities, Engine, Loss, STATE_SEGMENTS, Sampling, SealFault, StateHash,
     StepError, StepReport, StepSettings,

@@ -22,7 +22,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     let p = p.mul_add(r, 8.333_452e-3);
     let p = p.mul_add(r, 4.166_579_6e-2);
     let p = p.mul_add(r, 1.666_666_5e-1);
-    let p = p.mul_add(r, 5.000_000_1e-1);
+    let p = p.mul_add(r, 0.5);
     let p = p.mul_add(r * r, r) + 1.0;
     // The low bits of `shifted` are n in two's complement: n + 127 is the exponent of 2^n.
     let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3F80_0000));
@@ -49,7 +49,7 @@ pub(crate) fn exp64(x: f64) -> f64 {
 /// The natural logarithm of a positive normal number, with a relative error below 1e-15 away from
 /// 1 (absolute 1e-16 near it); not a number for anything else.
 pub(crate) fn ln64(x: f64) -> f64 {
-    if !(x >= f64::MIN_POSITIVE && x < f64::INFINITY) {
+    if !(f64::MIN_POSITIVE..f64::INFINITY).contains(&x) {
         return f64::NAN;
     }
     let bits = x.to_bits();

@@ -2,8 +2,44 @@
 
 use suanli_base::Random;
 
+use crate::config::ModelConfig;
 use crate::math;
-use crate::traits::Sampling;
+use crate::traits::{Sampling, StepError};
+
+/// Checks that `prompt` has tokens, all of the vocabulary, and leaves room in the context.
+pub(crate) fn check_prompt(prompt: &[u32], config: &ModelConfig) -> Result<(), StepError> {
+    if prompt.is_empty() {
+        return Err(StepError::WrongLength { what: "prompt", expected: 1, found: 0 });
+    }
+    if prompt.len() > config.context {
+        return Err(StepError::TooLong { context: config.context, found: prompt.len() });
+    }
+    match prompt.iter().find(|id| **id as usize >= config.vocab) {
+        Some(&found) => Err(StepError::UnknownToken { vocab: config.vocab, found }),
+        None => Ok(()),
+    }
+}
+
+/// Feeds the prompt, then draws and feeds token after token; `feed` returns the logits after one.
+pub(crate) fn continue_text(
+    prompt: &[u32],
+    context: usize,
+    settings: &Sampling,
+    seed: u64,
+    feed: &mut dyn FnMut(u32) -> Vec<f32>,
+    emit: &mut dyn FnMut(u32) -> bool,
+) {
+    let mut random = Random::new(seed).fork(0x6E4);
+    let mut logits = Vec::new();
+    prompt.iter().for_each(|id| logits = feed(*id));
+    for made in 0..settings.tokens_max {
+        let id = draw(&logits, settings, &mut random);
+        if !emit(id) || prompt.len() + made >= context {
+            return;
+        }
+        logits = feed(id);
+    }
+}
 
 /// Draws one id. Temperature 0 takes the greatest logit, the lowest id among equals. With `top_p`
 /// below 1 only the most likely ids that together reach it are drawn from (Holtzman et al. 2020).

@@ -11,6 +11,10 @@ use crate::traits::{STATE_SEGMENTS, SealFault, StateHash, StepError};
 /// Elements that are hashed at a time.
 const PIECE: usize = 16_384;
 
+/// A step whose gradient has this norm or more is refused: it is lost anyway, and below it the
+/// moments stay within what can be sealed (2^60 in m and in the root of v).
+pub(crate) const GRAD_NORM_MAX: f64 = 1e15;
+
 /// AdamW's moments and how many steps made them.
 #[derive(Clone, Debug)]
 pub(crate) struct Moments {
@@ -31,8 +35,9 @@ impl Moments {
     }
 
     pub(crate) fn seal(&mut self) -> Vec<u8> {
-        let moments = seal_moments(&mut self.first, &mut self.second)
-            .expect("a step whose gradient is not finite or above 2^60 is refused");
+        let moments = seal_moments(&mut self.first, &mut self.second).expect(
+            "steps refuse gradients of 1e15 and more, and unsealing takes only what sealing gives",
+        );
         let mut sealed = Vec::with_capacity(8 + moments.len());
         sealed.extend_from_slice(&self.steps.to_le_bytes());
         sealed.extend_from_slice(&moments);

@@ -1,0 +1,302 @@
+//! The fast engine: the mathematics of [`crate::Reference`] on fixed-order kernels.
+//!
+//! Every element of a product is one chain of fused multiply-adds over the inner dimension in
+//! order, started from the element itself; tiles, vector width, blocks and threads never touch that
+//! chain (research: engine, section 10). Row reductions run over 16 virtual lanes and a fixed
+//! tree; sums over tokens go in token order. So one numeric class covers every CPU and thread count.
+#![allow(unsafe_code, reason = "tasks change disjoint parts of one buffer")]
+
+mod attention;
+mod body;
+mod decode;
+mod kernel;
+mod pass;
+mod pool;
+mod tile;
+mod weights;
+
+use suanli_params::{Space, chunk_count, chunk_range, sum_of_squares};
+
+use crate::config::ModelConfig;
+use crate::math::power64;
+use crate::state::{GRAD_NORM_MAX, Moments, state_hash};
+use crate::traits::{
+    Batch, Cancel, Capabilities, Engine, Loss, Sampling, StateHash, StepError, StepReport,
+    StepSettings,
+};
+
+pub use kernel::{KernelChoice, NoSuchKernel};
+
+use body::Adam;
+use decode::Decoder;
+use kernel::Kernels;
+use pass::{Buffers, Input, Pass, Plan, Way};
+use pool::{Parts, Pool};
+use weights::{Need, Weights};
+
+/// The arithmetic of this engine. A change of any bit of a result is a new name.
+pub const NUMERIC_CLASS: &str = "f32-chain-1";
+
+/// Most tokens that an evaluation holds at a time, at least one sequence.
+const EVALUATE_TOKENS: usize = 1024;
+
+/// A model on the CPU, with its optimiser.
+pub struct Fast {
+    space: Space,
+    k: Kernels,
+    plan: Plan,
+    pool: Pool,
+    params: Vec<f32>,
+    grads: Vec<f32>,
+    moments: Moments,
+    weights: Weights,
+    buffers: Buffers,
+    decoder: Decoder,
+    squares: Vec<f64>,
+}
+
+impl Fast {
+    /// A model of zeros: give it parameters through [`Engine::params_mut`]. `threads` 0 means 1.
+    ///
+    /// # Errors
+    /// Sizes that cannot work.
+    ///
+    /// # Panics
+    /// When `SUANLI_KERNEL` names instructions that this CPU lacks.
+    pub fn new(config: ModelConfig, threads: usize) -> Result<Self, StepError> {
+        let made = Self::with_kernel(config, threads, KernelChoice::Best)?;
+        Ok(made.expect("SUANLI_KERNEL names a kernel that this CPU has"))
+    }
+
+    /// The same with a kernel of one's choice: for tests and measurements.
+    ///
+    /// # Errors
+    /// Sizes that cannot work; inside, a kernel that this CPU lacks.
+    pub fn with_kernel(
+        config: ModelConfig,
+        threads: usize,
+        choice: KernelChoice,
+    ) -> Result<Result<Self, NoSuchKernel>, StepError> {
+        config.check()?;
+        let k = match Kernels::choose(choice) {
+            Ok(kernels) => kernels,
+            Err(error) => return Ok(Err(error)),
+        };
+        let space = config.space();
+        let len = space.len();
+        Ok(Ok(Self {
+            k,
+            pool: Pool::new(threads.max(1)),
+            params: vec![0.0; len],
+            grads: Vec::new(),
+            moments: Moments::new(len),
+            weights: Weights::new(&config),
+            buffers: Buffers::default(),
+            decoder: Decoder::default(),
+            squares: vec![0.0; chunk_count(len)],
+            plan: Plan::new(config),
+            space,
+        }))
+    }
+
+    /// Loss and gradient of `batch` into `self.grads`.
+    fn differentiate(&mut self, batch: &Batch<'_>, cancel: &Cancel) -> Result<Loss, StepError> {
+        batch.check(&self.plan.config)?;
+        cancel.check()?;
+        self.grads.resize(self.params.len(), 0.0);
+        self.weights.pack(&self.params, Need::Both, &mut self.pool);
+        let Self { k, plan, weights, params, .. } = self;
+        let input = Input { k: *k, plan, weights, params, batch, cancel };
+        let pass = Pass::new(input, &mut self.buffers, self.pool.threads(), Way::AndBack);
+        pass.forward(&mut self.pool)?;
+        let loss = pass.head(&mut self.pool, Some(&mut self.grads))?;
+        pass.backward(&mut self.pool, &mut self.grads)?;
+        Ok(loss)
+    }
+
+    fn grad_norm(&mut self) -> f64 {
+        let (grads, squares) = (&self.grads, Parts::new(&mut self.squares));
+        self.pool.run(chunk_count(grads.len()), &|_, index| {
+            let sum = sum_of_squares(&grads[chunk_range(grads.len(), index)]);
+            // SAFETY: each task has its own element.
+            let square = unsafe { squares.part(index..index + 1) };
+            square[0] = sum;
+        });
+        self.squares.iter().fold(0.0, |sum, square| sum + square).sqrt()
+    }
+
+    fn update(&mut self, settings: &StepSettings, grad_norm: f64) {
+        let steps = self.moments.steps + 1;
+        let clip = f64::from(settings.clip);
+        let adam = Adam {
+            clip: if clip > 0.0 && grad_norm > clip { (clip / grad_norm) as f32 } else { 1.0 },
+            beta1: settings.beta1,
+            beta2: settings.beta2,
+            eps: settings.eps,
+            keep: 1.0,
+            rate: (f64::from(settings.lr) / (1.0 - power64(f64::from(settings.beta1), steps)))
+                as f32,
+            lift: (1.0 / (1.0 - power64(f64::from(settings.beta2), steps)).sqrt()) as f32,
+        };
+        let keep = (1.0 - f64::from(settings.lr) * f64::from(settings.weight_decay)) as f32;
+        let (k, grads, space) = (self.k, &self.grads, &self.space);
+        let len = grads.len();
+        let buffers = [
+            Parts::new(&mut self.params),
+            Parts::new(&mut self.moments.first),
+            Parts::new(&mut self.moments.second),
+        ];
+        self.pool.run(chunk_count(len), &|_, index| {
+            let chunk = chunk_range(len, index);
+            let tensors = space.tensors();
+            let first = tensors.partition_point(|tensor| tensor.range().end <= chunk.start);
+            for tensor in tensors[first..].iter().take_while(|tensor| tensor.offset < chunk.end) {
+                let range = tensor.offset.max(chunk.start)..tensor.range().end.min(chunk.end);
+                let adam = Adam { keep: if tensor.shape.len() == 2 { keep } else { 1.0 }, ..adam };
+                // SAFETY: each task has its own chunk.
+                let part = |buffer: Parts<f32>| unsafe { buffer.part(range.clone()) };
+                let [params, first, second] = buffers.map(part);
+                k.adam(&adam, params, &grads[range], first, second);
+            }
+        });
+        self.moments.steps = steps;
+        self.weights.spoil();
+    }
+}
+
+impl Engine for Fast {
+    fn config(&self) -> &ModelConfig {
+        &self.plan.config
+    }
+
+    fn space(&self) -> &Space {
+        &self.space
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            numeric_class: NUMERIC_CLASS,
+            kernel: self.k.name(),
+            threads: self.pool.threads(),
+            build: env!("CARGO_PKG_VERSION"),
+        }
+    }
+
+    fn params(&self) -> &[f32] {
+        &self.params
+    }
+
+    fn params_mut(&mut self) -> &mut [f32] {
+        self.weights.spoil();
+        &mut self.params
+    }
+
+    fn reset_moments(&mut self) {
+        self.moments.reset();
+    }
+
+    fn optimizer_steps(&self) -> u64 {
+        self.moments.steps
+    }
+
+    fn seal(&mut self) -> Vec<u8> {
+        self.moments.seal()
+    }
+
+    fn unseal(&mut self, sealed: &[u8]) -> Result<(), StepError> {
+        self.moments.unseal(sealed)
+    }
+
+    fn step(
+        &mut self,
+        batch: &Batch<'_>,
+        settings: &StepSettings,
+        cancel: &Cancel,
+    ) -> Result<StepReport, StepError> {
+        settings.check()?;
+        let loss = self.differentiate(batch, cancel)?.mean() as f32;
+        let norm = self.grad_norm();
+        let grad_norm = norm as f32;
+        if !(loss.is_finite() && norm < GRAD_NORM_MAX) {
+            return Err(StepError::NotFinite { loss, grad_norm });
+        }
+        cancel.check()?;
+        self.update(settings, norm);
+        Ok(StepReport { loss, tokens: batch.tokens() as u64, grad_norm })
+    }
+
+    fn evaluate(&mut self, batch: &Batch<'_>, cancel: &Cancel) -> Result<Loss, StepError> {
+        batch.check(&self.plan.config)?;
+        self.weights.pack(&self.params, Need::Forward, &mut self.pool);
+        let group = (EVALUATE_TOKENS / batch.length).max(1) * batch.length;
+        let mut total = Loss::default();
+        for start in (0..batch.tokens()).step_by(group) {
+            let range = start..(start + group).min(batch.tokens());
+            let part = Batch {
+                sequences: range.len() / batch.length,
+                length: batch.length,
+                inputs: &batch.inputs[range.clone()],
+                targets: &batch.targets[range.clone()],
+                weights: &batch.weights[range],
+            };
+            let Self { k, plan, weights, params, .. } = self;
+            let input = Input { k: *k, plan, weights, params, batch: &part, cancel };
+            let pass = Pass::new(input, &mut self.buffers, self.pool.threads(), Way::Forward);
+            pass.forward(&mut self.pool)?;
+            total = total.plus(pass.head(&mut self.pool, None)?);
+        }
+        Ok(total)
+    }
+
+    fn gradient(
+        &mut self,
+        batch: &Batch<'_>,
+        out: &mut [f32],
+        cancel: &Cancel,
+    ) -> Result<Loss, StepError> {
+        let (expected, found) = (self.params.len(), out.len());
+        if expected != found {
+            return Err(StepError::WrongLength { what: "gradient", expected, found });
+        }
+        let loss = self.differentiate(batch, cancel)?;
+        out.copy_from_slice(&self.grads);
+        Ok(loss)
+    }
+
+    fn logits(&mut self, ids: &[u32]) -> Result<Vec<f32>, StepError> {
+        let weights = vec![1.0; ids.len()];
+        let batch =
+            Batch { sequences: 1, length: ids.len(), inputs: ids, targets: ids, weights: &weights };
+        batch.check(&self.plan.config)?;
+        self.weights.pack(&self.params, Need::Forward, &mut self.pool);
+        let mut out = vec![0.0; ids.len() * self.plan.config.vocab];
+        let cancel = Cancel::new();
+        let Self { k, plan, weights, params, .. } = self;
+        let input = Input { k: *k, plan, weights, params, batch: &batch, cancel: &cancel };
+        let pass = Pass::new(input, &mut self.buffers, self.pool.threads(), Way::Forward);
+        pass.forward(&mut self.pool)?;
+        pass.logits(&mut self.pool, &mut out)?;
+        Ok(out)
+    }
+
+    fn state_hash(&self) -> StateHash {
+        state_hash(&self.params, &self.moments)
+    }
+
+    fn generate(
+        &mut self,
+        prompt: &[u32],
+        settings: &Sampling,
+        seed: u64,
+        emit: &mut dyn FnMut(u32) -> bool,
+    ) -> Result<(), StepError> {
+        self.weights.pack(&self.params, Need::Forward, &mut self.pool);
+        let Self { k, plan, weights, params, decoder, .. } = self;
+        crate::sampling::check_prompt(prompt, &plan.config)?;
+        decoder.start(plan);
+        let context = plan.config.context;
+        let mut feed = |id: u32| decoder.feed(k, plan, weights, params, id).to_vec();
+        crate::sampling::continue_text(prompt, context, settings, seed, &mut feed, emit);
+        Ok(())
+    }
+}

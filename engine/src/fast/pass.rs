@@ -1,0 +1,720 @@
+//! One batch through the model and back: which task computes which rows, in which order.
+//!
+//! A region is a set of tasks that may run at the same time; regions follow each other. A task
+//! owns a block of rows (or a sequence and head, or rows of a gradient), so bits depend neither on
+//! who runs it nor on when.
+#![allow(unsafe_code, reason = "tasks of a region change disjoint rows of shared buffers")]
+
+use core::ops::Range;
+
+use crate::config::{ModelConfig, Places};
+use crate::math::{ln64, rotary_tables};
+use crate::traits::{Batch, Cancel, Loss, StepError};
+
+use super::attention::{self, Heads, Place, Room, Rows, Slopes};
+use super::kernel::{Kernels, Left, Right, Shape, Start};
+use super::pool::{Parts, Pool};
+use super::weights::{Matrix, Weights};
+
+/// Rows of a task.
+const BLOCK: usize = 32;
+/// Most elements of the logits that are held at a time: 8 MiB.
+const LOGITS_MAX: usize = 1 << 21;
+
+/// Everything about a model that does not change.
+pub(super) struct Plan {
+    pub(super) config: ModelConfig,
+    pub(super) heads: Heads,
+    pub(super) places: Places,
+    pub(super) cosines: Vec<f32>,
+    pub(super) sines: Vec<f32>,
+}
+
+impl Plan {
+    pub(super) fn new(config: ModelConfig) -> Self {
+        let tables = rotary_tables(config.context, config.head_dim(), config.rope_theta);
+        let narrow = |table: Vec<f64>| table.into_iter().map(|value| value as f32).collect();
+        Self {
+            heads: Heads::new(&config),
+            places: config.places(),
+            cosines: narrow(tables.0),
+            sines: narrow(tables.1),
+            config,
+        }
+    }
+
+    /// Rotates the queries and keys of one row.
+    pub(super) fn rotate(&self, k: &Kernels, row: &mut [f32], position: usize, turn: f32) {
+        let width = self.config.head_dim();
+        let half = width / 2;
+        let range = position * half..(position + 1) * half;
+        let (cosines, sines) = (&self.cosines[range.clone()], &self.sines[range]);
+        let end = self.config.hidden + self.config.kv_width();
+        for head in row[..end].chunks_mut(width) {
+            k.rotate(head, cosines, sines, turn);
+        }
+    }
+}
+
+/// What a layer keeps for the way back.
+#[derive(Default)]
+struct Kept {
+    /// The residual stream before the layer and in its middle.
+    x: Vec<f32>,
+    middle: Vec<f32>,
+    qkv: Vec<f32>,
+    y: Vec<f32>,
+    gate_up: Vec<f32>,
+    scale1: Vec<f32>,
+    scale2: Vec<f32>,
+    sums: Vec<(f32, f32)>,
+}
+
+/// The same, as tasks see it.
+#[derive(Clone, Copy)]
+struct KeptParts {
+    x: Parts<f32>,
+    middle: Parts<f32>,
+    qkv: Parts<f32>,
+    y: Parts<f32>,
+    gate_up: Parts<f32>,
+    scale1: Parts<f32>,
+    scale2: Parts<f32>,
+    sums: Parts<(f32, f32)>,
+}
+
+/// Room for one worker.
+struct Scratch {
+    h: Vec<f32>,
+    act: Vec<f32>,
+    room: Room,
+}
+
+/// All buffers of a pass; they grow to the largest batch seen and are kept.
+#[derive(Default)]
+pub(super) struct Buffers {
+    layers: Vec<Kept>,
+    /// The residual stream after the last layer, and its norm.
+    x: Vec<f32>,
+    normed: Vec<f32>,
+    scale: Vec<f32>,
+    logits: Vec<f32>,
+    losses: Vec<f32>,
+    /// Gradients of the residual stream: after a layer, before it, in its middle.
+    dx: [Vec<f32>; 2],
+    dmiddle: Vec<f32>,
+    dy: Vec<f32>,
+    dqkv: Vec<f32>,
+    act: Vec<f32>,
+    h1: Vec<f32>,
+    h2: Vec<f32>,
+    dh1: Vec<f32>,
+    dh2: Vec<f32>,
+    workers: Vec<Scratch>,
+}
+
+/// Which buffers a pass needs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    Forward,
+    AndBack,
+}
+
+/// Fresh zeros come from the system untouched, so that large buffers do not delay a cancel.
+fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.len() < len {
+        *buffer = Vec::new();
+        *buffer = vec![T::default(); len];
+    }
+}
+
+impl Buffers {
+    fn prepare(&mut self, plan: &Plan, batch: &Batch<'_>, threads: usize, way: Way) {
+        let c = &plan.config;
+        let (rows, d, qkv, ffn) = (batch.tokens(), c.hidden, plan.heads.stride, c.ffn);
+        self.layers.resize_with(c.layers, Kept::default);
+        for kept in &mut self.layers {
+            grow(&mut kept.x, rows * d);
+            grow(&mut kept.middle, rows * d);
+            grow(&mut kept.qkv, rows * qkv);
+            grow(&mut kept.y, rows * d);
+            grow(&mut kept.gate_up, rows * 2 * ffn);
+            grow(&mut kept.scale1, rows);
+            grow(&mut kept.scale2, rows);
+            grow(&mut kept.sums, rows * c.heads);
+        }
+        for buffer in [&mut self.x, &mut self.normed] {
+            grow(buffer, rows * d);
+        }
+        for buffer in [&mut self.scale, &mut self.losses] {
+            grow(buffer, rows);
+        }
+        grow(&mut self.logits, chunk_rows(c.vocab).min(rows) * c.vocab);
+        if way == Way::AndBack {
+            let [before, after] = &mut self.dx;
+            let square = [&mut self.h1, &mut self.h2, &mut self.dh1, &mut self.dh2];
+            for buffer in [before, after, &mut self.dmiddle, &mut self.dy].into_iter().chain(square)
+            {
+                grow(buffer, rows * d);
+            }
+            grow(&mut self.dqkv, rows * qkv);
+            grow(&mut self.act, rows * ffn);
+        }
+        let empty = || Scratch { h: Vec::new(), act: Vec::new(), room: Room::new() };
+        self.workers.resize_with(threads, empty);
+        for worker in &mut self.workers {
+            grow(&mut worker.h, BLOCK * d);
+            grow(&mut worker.act, BLOCK * ffn);
+            worker.room.grow(&plan.heads, batch.length);
+        }
+    }
+}
+
+/// Rows whose logits are held at a time: whole blocks.
+fn chunk_rows(vocab: usize) -> usize {
+    (LOGITS_MAX / vocab / BLOCK).max(1) * BLOCK
+}
+
+fn rows_of(index: usize, rows: Range<usize>) -> Range<usize> {
+    let start = rows.start + index * BLOCK;
+    start..(start + BLOCK).min(rows.end)
+}
+
+fn scaled(rows: &Range<usize>, width: usize) -> Range<usize> {
+    rows.start * width..rows.end * width
+}
+
+/// One batch on its way.
+pub(super) struct Pass<'a> {
+    k: Kernels,
+    plan: &'a Plan,
+    weights: &'a Weights,
+    params: &'a [f32],
+    batch: &'a Batch<'a>,
+    cancel: &'a Cancel,
+    layers: Vec<KeptParts>,
+    x: Parts<f32>,
+    normed: Parts<f32>,
+    scale: Parts<f32>,
+    logits: Parts<f32>,
+    losses: Parts<f32>,
+    dx: [Parts<f32>; 2],
+    dmiddle: Parts<f32>,
+    dy: Parts<f32>,
+    dqkv: Parts<f32>,
+    act: Parts<f32>,
+    h1: Parts<f32>,
+    h2: Parts<f32>,
+    dh1: Parts<f32>,
+    dh2: Parts<f32>,
+    workers: Parts<Scratch>,
+}
+
+/// What a pass works on.
+pub(super) struct Input<'a> {
+    pub(super) k: Kernels,
+    pub(super) plan: &'a Plan,
+    pub(super) weights: &'a Weights,
+    pub(super) params: &'a [f32],
+    pub(super) batch: &'a Batch<'a>,
+    pub(super) cancel: &'a Cancel,
+}
+
+impl<'a> Pass<'a> {
+    pub(super) fn new(
+        input: Input<'a>,
+        buffers: &'a mut Buffers,
+        threads: usize,
+        way: Way,
+    ) -> Self {
+        let Input { k, plan, weights, params, batch, cancel } = input;
+        buffers.prepare(plan, batch, threads, way);
+        let layers = (buffers.layers.iter_mut())
+            .map(|kept| KeptParts {
+                x: Parts::new(&mut kept.x),
+                middle: Parts::new(&mut kept.middle),
+                qkv: Parts::new(&mut kept.qkv),
+                y: Parts::new(&mut kept.y),
+                gate_up: Parts::new(&mut kept.gate_up),
+                scale1: Parts::new(&mut kept.scale1),
+                scale2: Parts::new(&mut kept.scale2),
+                sums: Parts::new(&mut kept.sums),
+            })
+            .collect();
+        let [before, after] = &mut buffers.dx;
+        Self {
+            k,
+            plan,
+            weights,
+            params,
+            batch,
+            cancel,
+            layers,
+            x: Parts::new(&mut buffers.x),
+            normed: Parts::new(&mut buffers.normed),
+            scale: Parts::new(&mut buffers.scale),
+            logits: Parts::new(&mut buffers.logits),
+            losses: Parts::new(&mut buffers.losses),
+            dx: [Parts::new(before), Parts::new(after)],
+            dmiddle: Parts::new(&mut buffers.dmiddle),
+            dy: Parts::new(&mut buffers.dy),
+            dqkv: Parts::new(&mut buffers.dqkv),
+            act: Parts::new(&mut buffers.act),
+            h1: Parts::new(&mut buffers.h1),
+            h2: Parts::new(&mut buffers.h2),
+            dh1: Parts::new(&mut buffers.dh1),
+            dh2: Parts::new(&mut buffers.dh2),
+            workers: Parts::new(&mut buffers.workers),
+        }
+    }
+
+    /// Runs a region; a task is skipped once a stop was asked for, and the region then fails.
+    fn region(
+        pool: &mut Pool,
+        cancel: &Cancel,
+        tasks: usize,
+        task: &(dyn Fn(usize, usize) + Sync),
+    ) -> Result<(), StepError> {
+        pool.run(tasks, &|worker, index| {
+            if !cancel.is_raised() {
+                task(worker, index);
+            }
+        });
+        cancel.check()
+    }
+
+    /// The stream `x` before layer `layer`; after the last, what the head reads.
+    fn stream(&self, layer: usize) -> Parts<f32> {
+        self.layers.get(layer).map_or(self.x, |kept| kept.x)
+    }
+
+    fn gain(&self, start: usize) -> &'a [f32] {
+        &self.params[start..start + self.plan.config.hidden]
+    }
+
+    /// From tokens to the norm of the last residual stream.
+    pub(super) fn forward(&self, pool: &mut Pool) -> Result<(), StepError> {
+        let rows = self.batch.tokens();
+        let blocks = rows.div_ceil(BLOCK);
+        let this = self;
+        let layers = this.plan.config.layers;
+        for layer in 0..=layers {
+            Self::region(pool, this.cancel, blocks, &|worker, index| {
+                let rows = rows_of(index, 0..rows);
+                match layer {
+                    0 => this.embed(&rows),
+                    _ => this.second_half(worker, layer - 1, &rows),
+                }
+                if layer < layers {
+                    this.first_half(layer, worker, &rows);
+                } else {
+                    this.last_norm(&rows);
+                }
+            })?;
+            if layer < layers {
+                let kv_heads = this.plan.config.kv_heads;
+                let length = this.batch.length;
+                let tasks = this.batch.sequences * kv_heads;
+                Self::region(pool, this.cancel, tasks, &|worker, index| {
+                    // SAFETY: a worker runs one task at a time.
+                    let scratch = unsafe { &mut this.workers.part(worker..worker + 1)[0] };
+                    let place =
+                        Place { first: index / kv_heads * length, length, kv: index % kv_heads };
+                    let rows = this.attention_rows(layer);
+                    attention::forward(&this.k, &this.plan.heads, place, rows, &mut scratch.room);
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn attention_rows(&self, layer: usize) -> Rows {
+        let kept = &self.layers[layer];
+        Rows { qkv: kept.qkv, y: kept.y, sums: kept.sums }
+    }
+
+    fn embed(&self, rows: &Range<usize>) {
+        let d = self.plan.config.hidden;
+        // SAFETY: these rows belong to this task alone.
+        let x = unsafe { self.stream(0).part(scaled(rows, d)) };
+        for (x, id) in x.chunks_mut(d).zip(&self.batch.inputs[rows.clone()]) {
+            let at = *id as usize * d;
+            x.copy_from_slice(&self.params[at..at + d]);
+        }
+    }
+
+    /// Norm, q, k, v and their rotation.
+    fn first_half(&self, layer: usize, worker: usize, rows: &Range<usize>) {
+        let (kept, d) = (&self.layers[layer], self.plan.config.hidden);
+        let stride = self.plan.heads.stride;
+        // SAFETY: these rows belong to this task alone, and a worker runs one task at a time.
+        let (x, qkv, scales, scratch) = unsafe {
+            (
+                kept.x.read(scaled(rows, d)),
+                kept.qkv.part(scaled(rows, stride)),
+                kept.scale1.part(rows.clone()),
+                &mut self.workers.part(worker..worker + 1)[0],
+            )
+        };
+        let gain = self.gain(self.plan.places.layers[layer].norm1);
+        self.norm_rows(x, gain, &mut scratch.h, scales);
+        let matrix = &self.weights.layers[layer].qkv;
+        self.apply(matrix, &scratch.h, rows.len(), qkv, Start::Zero);
+        for (row, qkv) in rows.clone().zip(qkv.chunks_mut(stride)) {
+            self.plan.rotate(&self.k, qkv, row % self.batch.length, 1.0);
+        }
+    }
+
+    /// The output projection, norm and feed-forward part.
+    fn second_half(&self, worker: usize, layer: usize, rows: &Range<usize>) {
+        let (kept, d, ffn) = (&self.layers[layer], self.plan.config.hidden, self.plan.config.ffn);
+        // SAFETY: these rows belong to this task alone, and a worker runs one task at a time.
+        let (x, y, middle, gate_up, scales, next, scratch) = unsafe {
+            (
+                kept.x.read(scaled(rows, d)),
+                kept.y.read(scaled(rows, d)),
+                kept.middle.part(scaled(rows, d)),
+                kept.gate_up.part(scaled(rows, 2 * ffn)),
+                kept.scale2.part(rows.clone()),
+                self.stream(layer + 1).part(scaled(rows, d)),
+                &mut self.workers.part(worker..worker + 1)[0],
+            )
+        };
+        let matrices = &self.weights.layers[layer];
+        middle.copy_from_slice(x);
+        self.apply(&matrices.out, y, rows.len(), middle, Start::Here);
+        let gain = self.gain(self.plan.places.layers[layer].norm2);
+        self.norm_rows(middle, gain, &mut scratch.h, scales);
+        self.apply(&matrices.gate_up, &scratch.h, rows.len(), gate_up, Start::Zero);
+        for (gate_up, act) in gate_up.chunks(2 * ffn).zip(scratch.act.chunks_mut(ffn)) {
+            let (gate, up) = gate_up.split_at(ffn);
+            self.k.swiglu(gate, up, act);
+        }
+        next.copy_from_slice(middle);
+        self.apply(&matrices.down, &scratch.act, rows.len(), next, Start::Here);
+    }
+
+    fn last_norm(&self, rows: &Range<usize>) {
+        let d = self.plan.config.hidden;
+        // SAFETY: these rows belong to this task alone.
+        let (x, out, scales) = unsafe {
+            (
+                self.x.read(scaled(rows, d)),
+                self.normed.part(scaled(rows, d)),
+                self.scale.part(rows.clone()),
+            )
+        };
+        self.norm_rows(x, self.gain(self.plan.places.norm), out, scales);
+    }
+
+    fn norm_rows(&self, x: &[f32], gain: &[f32], out: &mut [f32], scales: &mut [f32]) {
+        let (d, eps) = (gain.len(), self.plan.config.norm_eps);
+        for ((x, out), scale) in x.chunks(d).zip(out.chunks_mut(d)).zip(scales) {
+            *scale = self.k.norm(x, gain, eps, out);
+        }
+    }
+
+    /// `out = or += x W^T` for some rows.
+    fn apply(&self, matrix: &Matrix, x: &[f32], rows: usize, out: &mut [f32], start: Start) {
+        let shape = Shape { m: rows, n: matrix.rows, k: matrix.columns };
+        let left = Left::rows(x, matrix.columns);
+        self.k.multiply(shape, left, self.weights.forward(matrix), (out, matrix.rows), start);
+    }
+
+    /// `out = or += dy W` for some rows.
+    fn apply_back(&self, matrix: &Matrix, dy: &[f32], rows: usize, out: &mut [f32]) {
+        let shape = Shape { m: rows, n: matrix.columns, k: matrix.rows };
+        let right = self.weights.backward(matrix);
+        let out = (out, matrix.columns);
+        self.k.multiply(shape, Left::rows(dy, matrix.rows), right, out, Start::Zero);
+    }
+
+    /// The logits of all rows, handed over chunk by chunk.
+    pub(super) fn logits(&self, pool: &mut Pool, out: &mut [f32]) -> Result<(), StepError> {
+        let (vocab, d) = (self.plan.config.vocab, self.plan.config.hidden);
+        let rows = self.batch.tokens();
+        let out = Parts::new(out);
+        let this = self;
+        Self::region(pool, this.cancel, rows.div_ceil(BLOCK), &|_, index| {
+            let rows = rows_of(index, 0..rows);
+            // SAFETY: these rows belong to this task alone.
+            let (x, out) =
+                unsafe { (this.normed.read(scaled(&rows, d)), out.part(scaled(&rows, vocab))) };
+            this.apply(&this.weights.head, x, rows.len(), out, Start::Zero);
+        })
+    }
+
+    /// The loss; with `grads` also the gradient of the head and of the last norm's output.
+    pub(super) fn head(
+        &self,
+        pool: &mut Pool,
+        mut grads: Option<&mut [f32]>,
+    ) -> Result<Loss, StepError> {
+        let (vocab, d) = (self.plan.config.vocab, self.plan.config.hidden);
+        let all = self.batch.tokens();
+        let weight: f64 = self.batch.weights.iter().map(|weight| f64::from(*weight)).sum();
+        let this = self;
+        for start in (0..all).step_by(chunk_rows(vocab)) {
+            let chunk = start..(start + chunk_rows(vocab)).min(all);
+            let back = grads.is_some();
+            Self::region(pool, this.cancel, chunk.len().div_ceil(BLOCK), &|_, index| {
+                this.head_rows(&chunk, index, weight, back);
+            })?;
+            let Some(grads) = grads.as_deref_mut() else { continue };
+            let matrix = this.weights.head;
+            let grad = Parts::new(&mut grads[matrix.range()]);
+            let from = if start == 0 { Start::Zero } else { Start::Here };
+            Self::region(pool, this.cancel, vocab.div_ceil(BLOCK), &|_, index| {
+                let rows = rows_of(index, 0..vocab);
+                // SAFETY: nobody writes logits or norms in this region; these rows are ours.
+                let (dlogits, x, grad) = unsafe {
+                    (
+                        this.logits.read(0..chunk.len() * vocab),
+                        this.normed.read(scaled(&chunk, d)),
+                        grad.part(scaled(&rows, d)),
+                    )
+                };
+                this.outer(dlogits, vocab, &rows, x, d, grad, from);
+            })?;
+        }
+        // SAFETY: no region runs.
+        let losses = unsafe { this.losses.read(0..all) };
+        let pairs = losses.iter().zip(this.batch.weights);
+        let sum = pairs.map(|(loss, weight)| f64::from(*loss) * f64::from(*weight)).sum();
+        Ok(Loss { sum, weight })
+    }
+
+    fn head_rows(&self, chunk: &Range<usize>, index: usize, weight: f64, back: bool) {
+        let (vocab, d) = (self.plan.config.vocab, self.plan.config.hidden);
+        let rows = rows_of(index, chunk.clone());
+        let at = rows.start - chunk.start..rows.end - chunk.start;
+        // SAFETY: these rows belong to this task alone.
+        let (x, logits, losses) = unsafe {
+            (
+                self.normed.read(scaled(&rows, d)),
+                self.logits.part(scaled(&at, vocab)),
+                self.losses.part(rows.clone()),
+            )
+        };
+        self.apply(&self.weights.head, x, rows.len(), logits, Start::Zero);
+        for ((row, logits), loss) in rows.clone().zip(logits.chunks_mut(vocab)).zip(losses) {
+            let target = self.batch.targets[row] as usize;
+            let factor = (f64::from(self.batch.weights[row]) / weight) as f32;
+            let said = logits[target];
+            let (shift, sum) = self.k.cross_entropy(logits, target, factor);
+            *loss = (ln64(f64::from(sum)) + f64::from(shift) - f64::from(said)) as f32;
+        }
+        if back {
+            // SAFETY: these rows belong to this task alone.
+            let dnormed = unsafe { self.dh1.part(scaled(&rows, d)) };
+            self.apply_back(&self.weights.head, logits, rows.len(), dnormed);
+            // SAFETY: as above.
+            let (dx, x, scales) = unsafe {
+                (
+                    self.dx[0].part(scaled(&rows, d)),
+                    self.x.read(scaled(&rows, d)),
+                    self.scale.read(rows.clone()),
+                )
+            };
+            dx.fill(0.0);
+            self.norm_back_rows(dnormed, x, self.gain(self.plan.places.norm), scales, dx);
+        }
+    }
+
+    fn norm_back_rows(
+        &self,
+        dh: &mut [f32],
+        x: &[f32],
+        gain: &[f32],
+        scales: &[f32],
+        dx: &mut [f32],
+    ) {
+        let d = gain.len();
+        let rows = dh.chunks_mut(d).zip(x.chunks(d)).zip(dx.chunks_mut(d)).zip(scales);
+        for (((dh, x), dx), scale) in rows {
+            self.k.norm_back(dh, x, gain, *scale, dx);
+        }
+    }
+
+    /// Rows `rows` of `dy^T x`: the gradient of a matrix, token after token.
+    #[allow(clippy::too_many_arguments, reason = "two factors with their widths, and a place")]
+    fn outer(
+        &self,
+        dy: &[f32],
+        dy_width: usize,
+        rows: &Range<usize>,
+        x: &[f32],
+        x_width: usize,
+        grad: &mut [f32],
+        start: Start,
+    ) {
+        let shape = Shape { m: rows.len(), n: x_width, k: x.len() / x_width };
+        let left = Left::columns(dy, dy_width, rows.start);
+        self.k.multiply(shape, left, Right::rows(x, x_width), (grad, x_width), start);
+    }
+
+    /// From the gradient of the last stream to that of every parameter. `grads` is complete after.
+    pub(super) fn backward(&self, pool: &mut Pool, grads: &mut [f32]) -> Result<(), StepError> {
+        let rows = self.batch.tokens();
+        let blocks = rows.div_ceil(BLOCK);
+        let d = self.plan.config.hidden;
+        let this = self;
+        let kv_heads = this.plan.config.kv_heads;
+        let length = this.batch.length;
+        // SAFETY: no region runs.
+        let last = unsafe { this.dh1.read(0..rows * d) };
+        this.gain_rows(last, &mut grads[this.plan.places.norm..][..d]);
+        for layer in (0..this.plan.config.layers).rev() {
+            let turn = (this.plan.config.layers - 1 - layer) % 2;
+            let (after, before) = (this.dx[turn], this.dx[1 - turn]);
+            Self::region(pool, this.cancel, blocks, &|_, index| {
+                this.second_half_back(layer, after, &rows_of(index, 0..rows));
+            })?;
+            let tasks = this.batch.sequences * kv_heads;
+            Self::region(pool, this.cancel, tasks, &|worker, index| {
+                // SAFETY: a worker runs one task at a time.
+                let scratch = unsafe { &mut this.workers.part(worker..worker + 1)[0] };
+                let place =
+                    Place { first: index / kv_heads * length, length, kv: index % kv_heads };
+                let slopes = Slopes { dy: this.dy, dqkv: this.dqkv };
+                let both = (this.attention_rows(layer), slopes);
+                attention::backward(&this.k, &this.plan.heads, place, both, &mut scratch.room);
+            })?;
+            Self::region(pool, this.cancel, blocks, &|_, index| {
+                this.first_half_back(layer, before, &rows_of(index, 0..rows));
+            })?;
+            this.layer_grads(pool, layer, after, grads)?;
+        }
+        let turn = this.plan.config.layers % 2;
+        this.embedding_grads(pool, this.dx[turn], grads)
+    }
+
+    fn second_half_back(&self, layer: usize, after: Parts<f32>, rows: &Range<usize>) {
+        let (kept, d, ffn) = (&self.layers[layer], self.plan.config.hidden, self.plan.config.ffn);
+        // SAFETY: these rows belong to this task alone.
+        let (dx, middle, gate_up, scales, act, h, dh, dmiddle, dy) = unsafe {
+            (
+                after.read(scaled(rows, d)),
+                kept.middle.read(scaled(rows, d)),
+                kept.gate_up.part(scaled(rows, 2 * ffn)),
+                kept.scale2.part(rows.clone()),
+                self.act.part(scaled(rows, ffn)),
+                self.h2.part(scaled(rows, d)),
+                self.dh2.part(scaled(rows, d)),
+                self.dmiddle.part(scaled(rows, d)),
+                self.dy.part(scaled(rows, d)),
+            )
+        };
+        let matrices = &self.weights.layers[layer];
+        self.apply_back(&matrices.down, dx, rows.len(), act);
+        for (gate_up, act) in gate_up.chunks_mut(2 * ffn).zip(act.chunks_mut(ffn)) {
+            let (gate, up) = gate_up.split_at_mut(ffn);
+            self.k.swiglu_back(gate, up, act);
+        }
+        let gain = self.gain(self.plan.places.layers[layer].norm2);
+        self.norm_rows(middle, gain, h, scales);
+        self.apply_back(&matrices.gate_up, gate_up, rows.len(), dh);
+        dmiddle.copy_from_slice(dx);
+        self.norm_back_rows(dh, middle, gain, scales, dmiddle);
+        self.apply_back(&matrices.out, dmiddle, rows.len(), dy);
+    }
+
+    fn first_half_back(&self, layer: usize, before: Parts<f32>, rows: &Range<usize>) {
+        let (kept, d) = (&self.layers[layer], self.plan.config.hidden);
+        let stride = self.plan.heads.stride;
+        // SAFETY: these rows belong to this task alone.
+        let (x, dqkv, scales, h, dh, dmiddle, dx) = unsafe {
+            (
+                kept.x.read(scaled(rows, d)),
+                self.dqkv.part(scaled(rows, stride)),
+                kept.scale1.part(rows.clone()),
+                self.h1.part(scaled(rows, d)),
+                self.dh1.part(scaled(rows, d)),
+                self.dmiddle.read(scaled(rows, d)),
+                before.part(scaled(rows, d)),
+            )
+        };
+        for (row, dqkv) in rows.clone().zip(dqkv.chunks_mut(stride)) {
+            self.plan.rotate(&self.k, dqkv, row % self.batch.length, -1.0);
+        }
+        let gain = self.gain(self.plan.places.layers[layer].norm1);
+        self.norm_rows(x, gain, h, scales);
+        self.apply_back(&self.weights.layers[layer].qkv, dqkv, rows.len(), dh);
+        dx.copy_from_slice(dmiddle);
+        self.norm_back_rows(dh, x, gain, scales, dx);
+    }
+
+    /// The gradients of a layer's matrices and gains: tasks are blocks of their rows.
+    fn layer_grads(
+        &self,
+        pool: &mut Pool,
+        layer: usize,
+        after: Parts<f32>,
+        grads: &mut [f32],
+    ) -> Result<(), StepError> {
+        let (kept, c) = (&self.layers[layer], &self.plan.config);
+        let (tokens, d, stride) = (self.batch.tokens(), c.hidden, self.plan.heads.stride);
+        let all = self.weights.layers[layer].all();
+        let blocks = all.map(|matrix| matrix.rows.div_ceil(BLOCK));
+        let places = self.plan.places.layers[layer];
+        let grads = Parts::new(grads);
+        let tasks = 2 + blocks.iter().sum::<usize>();
+        Self::region(pool, self.cancel, tasks, &|_, index| {
+            // SAFETY: this region only reads these; each task has its own rows of `grads`.
+            unsafe {
+                let mut index = index;
+                let factors = [
+                    (self.dqkv.read(0..tokens * stride), self.h1.read(0..tokens * d)),
+                    (self.dmiddle.read(0..tokens * d), kept.y.read(0..tokens * d)),
+                    (kept.gate_up.read(0..tokens * 2 * c.ffn), self.h2.read(0..tokens * d)),
+                    (after.read(0..tokens * d), self.act.read(0..tokens * c.ffn)),
+                ];
+                for ((matrix, blocks), (dy, x)) in all.iter().zip(blocks).zip(factors) {
+                    if index < blocks {
+                        let rows = rows_of(index, 0..matrix.rows);
+                        let range = scaled(&rows, matrix.columns);
+                        let grad = grads.part(matrix.start + range.start..matrix.start + range.end);
+                        let (width, columns) = (matrix.rows, matrix.columns);
+                        self.outer(dy, width, &rows, x, columns, grad, Start::Zero);
+                        return;
+                    }
+                    index -= blocks;
+                }
+                let (dh, at) = [(self.dh1, places.norm1), (self.dh2, places.norm2)][index];
+                self.gain_rows(dh.read(0..tokens * d), grads.part(at..at + d));
+            }
+        })
+    }
+
+    fn gain_rows(&self, dh: &[f32], grad: &mut [f32]) {
+        grad.fill(0.0);
+        for row in dh.chunks(grad.len()) {
+            self.k.add(grad, row);
+        }
+    }
+
+    /// Adds each token's gradient to its row, token after token; tasks are strips of columns.
+    fn embedding_grads(
+        &self,
+        pool: &mut Pool,
+        dx: Parts<f32>,
+        grads: &mut [f32],
+    ) -> Result<(), StepError> {
+        let (c, tokens) = (&self.plan.config, self.batch.tokens());
+        let (d, tied) = (c.hidden, c.tied);
+        let grads = Parts::new(grads);
+        Self::region(pool, self.cancel, d.div_ceil(BLOCK), &|_, index| {
+            let columns = rows_of(index, 0..d);
+            let at = |row: usize| row * d + columns.start..row * d + columns.end;
+            // SAFETY: these columns belong to this task alone.
+            unsafe {
+                if !tied {
+                    (0..c.vocab).for_each(|id| grads.part(at(id)).fill(0.0));
+                }
+                for (row, id) in (0..tokens).zip(self.batch.inputs) {
+                    self.k.add(grads.part(at(*id as usize)), dx.read(at(row)));
+                }
+            }
+        })
+    }
+}

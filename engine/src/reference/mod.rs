@@ -1,0 +1,248 @@
+//! The plain engine: slow, exact, the judge of the fast one.
+//!
+//! Generic over the width of its numbers. Its parameters and moments are `f32` like those of every
+//! engine; `Reference<f64>` does everything in between in `f64`.
+
+mod float;
+mod model;
+
+use suanli_params::Space;
+
+use crate::config::ModelConfig;
+use crate::math::{ln64, power64};
+use crate::state::{Moments, state_hash};
+use crate::traits::{
+    Batch, Cancel, Capabilities, Engine, Loss, Sampling, StateHash, StepError, StepReport,
+    StepSettings,
+};
+
+pub use float::Float;
+
+use model::Model;
+
+/// A model in plain loops, with its optimiser.
+pub struct Reference<T: Float = f32> {
+    space: Space,
+    model: Model<T>,
+    params: Vec<f32>,
+    moments: Moments,
+}
+
+impl<T: Float> Reference<T> {
+    /// A model of zeros: give it parameters through [`Engine::params_mut`].
+    ///
+    /// # Errors
+    /// Sizes that cannot work.
+    pub fn new(config: ModelConfig) -> Result<Self, StepError> {
+        config.check()?;
+        let space = config.space();
+        let len = space.len();
+        let (params, moments) = (vec![0.0; len], Moments::new(len));
+        Ok(Self { space, model: Model::new(config), params, moments })
+    }
+
+    fn wide_params(&self) -> Vec<T> {
+        self.params.iter().map(|value| T::of(f64::from(*value))).collect()
+    }
+
+    /// The loss of `batch` under any parameters, and its gradient when asked for.
+    ///
+    /// # Errors
+    /// As for [`Engine::step`].
+    pub fn differentiate(
+        &self,
+        params: &[T],
+        batch: &Batch<'_>,
+        mut grads: Option<&mut [T]>,
+        cancel: &Cancel,
+    ) -> Result<Loss, StepError> {
+        batch.check(&self.model.config)?;
+        let go_on = || !cancel.is_raised();
+        let weight: f64 = batch.weights.iter().map(|weight| f64::from(*weight)).sum();
+        let mut loss = Loss { sum: 0.0, weight };
+        for sequence in 0..batch.sequences {
+            let range = sequence * batch.length..(sequence + 1) * batch.length;
+            let ids = &batch.inputs[range.clone()];
+            let mut trace = self.model.forward(params, ids, &go_on).ok_or(StepError::Cancelled)?;
+            let mut logits = core::mem::take(&mut trace.logits);
+            let rows = logits.chunks_mut(self.model.config.vocab);
+            for ((row, target), each) in
+                rows.zip(&batch.targets[range.clone()]).zip(&batch.weights[range])
+            {
+                let nats = cross_entropy(row, *target as usize, f64::from(*each) / weight);
+                loss.sum += nats * f64::from(*each);
+            }
+            if let Some(grads) = grads.as_deref_mut() {
+                (self.model.backward(params, ids, &trace, &logits, grads, &go_on))
+                    .ok_or(StepError::Cancelled)?;
+            }
+        }
+        Ok(loss)
+    }
+
+    fn update(&mut self, grads: &[T], settings: &StepSettings, norm: f64) {
+        let s = settings;
+        let (beta1, beta2) = (f64::from(s.beta1), f64::from(s.beta2));
+        self.moments.steps += 1;
+        let correct1 = T::of(1.0 - power64(beta1, self.moments.steps));
+        let correct2 = T::of(1.0 - power64(beta2, self.moments.steps));
+        let clip = f64::from(s.clip);
+        let clip = T::of(if clip > 0.0 && norm > clip { clip / norm } else { 1.0 });
+        let of = |value: f32| T::of(f64::from(value));
+        for tensor in self.space.tensors() {
+            let decay = if tensor.shape.len() == 2 { s.weight_decay } else { 0.0 };
+            let keep = T::ONE - of(s.lr) * of(decay);
+            for i in tensor.range() {
+                let grad = grads[i] * clip;
+                let (m, v) = (of(self.moments.first[i]), of(self.moments.second[i]));
+                let m = m * of(s.beta1) + grad * (T::ONE - of(s.beta1));
+                let v = v * of(s.beta2) + grad * grad * (T::ONE - of(s.beta2));
+                let below = (v / correct2).root() + of(s.eps);
+                let next = of(self.params[i]) * keep - of(s.lr) * (m / correct1) / below;
+                self.moments.first[i] = m.wide() as f32;
+                self.moments.second[i] = v.wide() as f32;
+                self.params[i] = next.wide() as f32;
+            }
+        }
+    }
+}
+
+/// Nats at one place; the row becomes `factor * (probability - 1 at the target)`.
+fn cross_entropy<T: Float>(row: &mut [T], target: usize, factor: f64) -> f64 {
+    let greatest = row.iter().fold(row[0], |a, b| if *b > a { *b } else { a });
+    let said = row[target];
+    let mut sum = T::ZERO;
+    for x in row.iter_mut() {
+        *x = (*x - greatest).exp();
+        sum += *x;
+    }
+    for x in row.iter_mut() {
+        *x = *x / sum * T::of(factor);
+    }
+    row[target] = row[target] - T::of(factor);
+    ln64(sum.wide()) + (greatest - said).wide()
+}
+
+impl<T: Float> Engine for Reference<T> {
+    fn config(&self) -> &ModelConfig {
+        &self.model.config
+    }
+
+    fn space(&self) -> &Space {
+        &self.space
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            numeric_class: T::CLASS,
+            kernel: "plain",
+            threads: 1,
+            build: env!("CARGO_PKG_VERSION"),
+        }
+    }
+
+    fn params(&self) -> &[f32] {
+        &self.params
+    }
+
+    fn params_mut(&mut self) -> &mut [f32] {
+        &mut self.params
+    }
+
+    fn reset_moments(&mut self) {
+        self.moments.reset();
+    }
+
+    fn optimizer_steps(&self) -> u64 {
+        self.moments.steps
+    }
+
+    fn seal(&mut self) -> Vec<u8> {
+        self.moments.seal()
+    }
+
+    fn unseal(&mut self, sealed: &[u8]) -> Result<(), StepError> {
+        self.moments.unseal(sealed)
+    }
+
+    fn step(
+        &mut self,
+        batch: &Batch<'_>,
+        settings: &StepSettings,
+        cancel: &Cancel,
+    ) -> Result<StepReport, StepError> {
+        settings.check()?;
+        cancel.check()?;
+        let mut grads = vec![T::ZERO; self.params.len()];
+        let params = self.wide_params();
+        let loss = self.differentiate(&params, batch, Some(&mut grads), cancel)?.mean() as f32;
+        let norm = grads.iter().map(|grad| grad.wide() * grad.wide()).sum::<f64>().sqrt();
+        let grad_norm = norm as f32;
+        if !(loss.is_finite() && norm < crate::state::GRAD_NORM_MAX) {
+            return Err(StepError::NotFinite { loss, grad_norm });
+        }
+        self.update(&grads, settings, norm);
+        Ok(StepReport { loss, tokens: batch.tokens() as u64, grad_norm })
+    }
+
+    fn evaluate(&mut self, batch: &Batch<'_>, cancel: &Cancel) -> Result<Loss, StepError> {
+        let params = self.wide_params();
+        self.differentiate(&params, batch, None, cancel)
+    }
+
+    fn gradient(
+        &mut self,
+        batch: &Batch<'_>,
+        out: &mut [f32],
+        cancel: &Cancel,
+    ) -> Result<Loss, StepError> {
+        let (expected, found) = (self.params.len(), out.len());
+        if expected != found {
+            return Err(StepError::WrongLength { what: "gradient", expected, found });
+        }
+        let mut grads = vec![T::ZERO; found];
+        let params = self.wide_params();
+        let loss = self.differentiate(&params, batch, Some(&mut grads), cancel)?;
+        for (out, grad) in out.iter_mut().zip(grads) {
+            *out = grad.wide() as f32;
+        }
+        Ok(loss)
+    }
+
+    fn logits(&mut self, ids: &[u32]) -> Result<Vec<f32>, StepError> {
+        crate::sampling::check_prompt(ids, &self.model.config)?;
+        let params = self.wide_params();
+        let trace = self.model.forward(&params, ids, &|| true).ok_or(StepError::Cancelled)?;
+        Ok(trace.logits.iter().map(|logit| logit.wide() as f32).collect())
+    }
+
+    fn state_hash(&self) -> StateHash {
+        state_hash(&self.params, &self.moments)
+    }
+
+    fn generate(
+        &mut self,
+        prompt: &[u32],
+        settings: &Sampling,
+        seed: u64,
+        emit: &mut dyn FnMut(u32) -> bool,
+    ) -> Result<(), StepError> {
+        let config = self.model.config.clone();
+        crate::sampling::check_prompt(prompt, &config)?;
+        let params = self.wide_params();
+        let mut ids = Vec::new();
+        // No cache: every token reads the whole text again. Only the last logits are needed.
+        let mut feed = |id: u32| {
+            ids.push(id);
+            if ids.len() < prompt.len() {
+                return Vec::new();
+            }
+            let trace = self.model.forward(&params, &ids, &|| true);
+            let logits = trace.map(|trace| trace.logits).unwrap_or_default();
+            let last = logits.len().saturating_sub(config.vocab);
+            logits[last..].iter().map(|logit| logit.wide() as f32).collect()
+        };
+        crate::sampling::continue_text(prompt, config.context, settings, seed, &mut feed, emit);
+        Ok(())
+    }
+}

@@ -1,0 +1,378 @@
+//! The fast engine against the plain one, the plain one against finite differences, and the fast
+//! one against itself on other kernels and thread counts.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use proptest::prelude::*;
+use suanli_base::Random;
+use suanli_engine::{
+    Batch, Cancel, Engine, Fast, KernelChoice, Loss, ModelConfig, Reference, Sampling, StepError,
+    StepSettings, initial_params,
+};
+
+/// A shape with everything odd: groups, widths that fill no vector, a context that fills no block.
+fn odd() -> ModelConfig {
+    ModelConfig {
+        vocab: 37,
+        hidden: 24,
+        layers: 2,
+        heads: 4,
+        kv_heads: 2,
+        ffn: 20,
+        context: 41,
+        rope_theta: 500.0,
+        norm_eps: 1e-5,
+        tied: false,
+    }
+}
+
+/// Parameters away from the flat start, so that every path of the gradient carries weight.
+fn lively_params(config: &ModelConfig, seed: u64) -> Vec<f32> {
+    let mut random = Random::new(seed);
+    let mut params = initial_params(config, seed);
+    for tensor in config.space().tensors() {
+        for value in &mut params[tensor.range()] {
+            *value = match tensor.shape.len() {
+                2 => *value * 12.0,
+                _ => 0.6 + 0.8 * random.unit_f32(),
+            };
+        }
+    }
+    params
+}
+
+struct Text {
+    sequences: usize,
+    length: usize,
+    ids: Vec<u32>,
+    targets: Vec<u32>,
+    weights: Vec<f32>,
+}
+
+impl Text {
+    fn new(config: &ModelConfig, sequences: usize, length: usize, seed: u64) -> Self {
+        let mut random = Random::new(seed).fork(9);
+        let tokens = sequences * length;
+        let mut draw = || random.below(config.vocab as u64) as u32;
+        let ids = (0..tokens).map(|_| draw()).collect();
+        let targets = (0..tokens).map(|_| draw()).collect();
+        let weights = (0..tokens).map(|_| [0.0, 0.5, 1.0, 2.0][random.below(4) as usize]).collect();
+        let mut text = Self { sequences, length, ids, targets, weights };
+        text.weights[0] = 1.0;
+        text
+    }
+
+    fn batch(&self) -> Batch<'_> {
+        Batch {
+            sequences: self.sequences,
+            length: self.length,
+            inputs: &self.ids,
+            targets: &self.targets,
+            weights: &self.weights,
+        }
+    }
+}
+
+fn fast(config: &ModelConfig, threads: usize, choice: KernelChoice, seed: u64) -> Option<Fast> {
+    let mut engine = Fast::with_kernel(config.clone(), threads, choice).unwrap().ok()?;
+    engine.params_mut().copy_from_slice(&lively_params(config, seed));
+    Some(engine)
+}
+
+fn judge(config: &ModelConfig, seed: u64) -> Reference<f64> {
+    let mut engine = Reference::new(config.clone()).unwrap();
+    engine.params_mut().copy_from_slice(&lively_params(config, seed));
+    engine
+}
+
+fn gradient(engine: &mut dyn Engine, text: &Text) -> (Loss, Vec<f32>) {
+    let mut grads = vec![f32::NAN; engine.params().len()];
+    let loss = engine.gradient(&text.batch(), &mut grads, &Cancel::new()).unwrap();
+    (loss, grads)
+}
+
+/// Norm of the difference over norm, tensor by tensor: the worst one.
+fn worst(config: &ModelConfig, found: &[f32], expected: &[f32]) -> (f64, String) {
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
+    let wide = |x: &f32| f64::from(*x);
+    let each = config
+        .space()
+        .tensors()
+        .iter()
+        .map(|tensor| {
+            let (found, expected) = (&found[tensor.range()], &expected[tensor.range()]);
+            let pairs = found.iter().zip(expected);
+            let difference = norm(&mut pairs.map(|(a, b)| wide(a) - wide(b)));
+            (difference / norm(&mut expected.iter().map(wide)).max(1e-9), tensor.name.clone())
+        })
+        .collect::<Vec<_>>();
+    each.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).unwrap()
+}
+
+#[test]
+fn gradients_of_every_tensor_agree_with_finite_differences() {
+    for tied in [false, true] {
+        let config = ModelConfig { tied, ..odd() };
+        let engine = judge(&config, 3);
+        let text = Text::new(&config, 2, 9, 3);
+        let cancel = Cancel::new();
+        let mut params: Vec<f64> = engine.params().iter().map(|x| f64::from(*x)).collect();
+        let mut grads = vec![0.0; params.len()];
+        engine.differentiate(&params, &text.batch(), Some(&mut grads), &cancel).unwrap();
+        let mut random = Random::new(17);
+        for tensor in config.space().tensors() {
+            // Along a random direction, so that every element of the tensor takes part.
+            let direction: Vec<f64> =
+                tensor.range().map(|_| f64::from(random.unit_f32()) - 0.5).collect();
+            let slope: f64 = tensor.range().zip(&direction).map(|(i, u)| grads[i] * u).sum();
+            let mut at = |step: f64| {
+                let saved = params.clone();
+                tensor.range().zip(&direction).for_each(|(i, u)| params[i] += step * u);
+                let loss = engine.differentiate(&params, &text.batch(), None, &cancel).unwrap();
+                params = saved;
+                loss.mean()
+            };
+            let step = 1e-4;
+            let measured =
+                (8.0 * (at(step) - at(-step)) - (at(2.0 * step) - at(-2.0 * step))) / (12.0 * step);
+            let error = (slope - measured).abs() / slope.abs().max(1e-3);
+            assert!(error < 1e-7, "{}: {slope} against {measured}", tensor.name);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn the_fast_engine_agrees_with_the_plain_one_on_any_shape(
+        (kv_heads, group, half, layers) in (1_usize..4, 1_usize..4, 1_usize..20, 1_usize..3),
+        (vocab, ffn, sequences, length) in (2_usize..80, 1_usize..80, 1_usize..4, 1_usize..70),
+        tied in any::<bool>(),
+        seed in any::<u64>(),
+    ) {
+        let heads = kv_heads * group;
+        let config = ModelConfig {
+            vocab, hidden: heads * half * 2, layers, heads, kv_heads, ffn,
+            context: length, rope_theta: 10_000.0, norm_eps: 1e-5, tied,
+        };
+        let text = Text::new(&config, sequences, length, seed);
+        let (loss, expected) = gradient(&mut judge(&config, seed), &text);
+        let mut engine = fast(&config, 2, KernelChoice::Best, seed).unwrap();
+        let (fast_loss, found) = gradient(&mut engine, &text);
+        prop_assert!((loss.mean() - fast_loss.mean()).abs() < 2e-5 * loss.mean().max(1.0));
+        let (error, name) = worst(&config, &found, &expected);
+        // Tensors of a single token have gradients that vanish; against the whole they are noise.
+        let scale = expected.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        let range = config.space().tensor(&name).unwrap().range();
+        let size = expected[range].iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        prop_assert!(error < 5e-5 || error * size < 1e-6 * scale, "{name}: {error}");
+    }
+}
+
+/// Everything an engine says about one text, to the bit.
+fn fingerprint(engine: &mut Fast, text: &Text) -> (u64, Vec<u32>, String, Vec<u8>, Vec<u32>) {
+    let cancel = Cancel::new();
+    let loss = engine.evaluate(&text.batch(), &cancel).unwrap();
+    let logits = engine.logits(&text.ids[..text.length]).unwrap();
+    for step in 0_u8..3 {
+        let settings = StepSettings { lr: 1e-2 / f32::from(step + 1), ..StepSettings::default() };
+        engine.step(&text.batch(), &settings, &cancel).unwrap();
+    }
+    let state = engine.state_hash().root.to_string();
+    let sealed = engine.seal();
+    let mut said = Vec::new();
+    let sampling = Sampling { tokens_max: 20, ..Sampling::default() };
+    engine
+        .generate(&text.ids[..3], &sampling, 5, &mut |id| {
+            said.push(id);
+            true
+        })
+        .unwrap();
+    (loss.sum.to_bits(), logits.iter().map(|x| x.to_bits()).collect(), state, sealed, said)
+}
+
+#[test]
+fn threads_and_kernels_do_not_change_a_bit() {
+    let wide = ModelConfig { hidden: 96, heads: 6, kv_heads: 3, ffn: 70, context: 70, ..odd() };
+    for (config, sequences, length) in [(odd(), 3, 41), (wide, 5, 70)] {
+        let text = Text::new(&config, sequences, length, 1);
+        let mut engine = fast(&config, 1, KernelChoice::Portable, 1).unwrap();
+        let expected = fingerprint(&mut engine, &text);
+        for choice in [KernelChoice::Portable, KernelChoice::Avx2, KernelChoice::Avx512] {
+            for threads in 1..=3 {
+                let Some(mut engine) = fast(&config, threads, choice, 1) else {
+                    println!("skipped: this CPU has no {choice:?}");
+                    continue;
+                };
+                assert!(
+                    fingerprint(&mut engine, &text) == expected,
+                    "{choice:?} on {threads} threads differs from portable on one"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn steps_follow_the_plain_engine_and_learn() {
+    let config = odd();
+    let text = Text::new(&config, 4, 30, 8);
+    let mut fast = fast(&config, 2, KernelChoice::Best, 8).unwrap();
+    let mut plain = judge(&config, 8);
+    let settings = StepSettings { lr: 3e-3, ..StepSettings::default() };
+    let mut first = None;
+    for _ in 0..8 {
+        let a = fast.step(&text.batch(), &settings, &Cancel::new()).unwrap();
+        let b = plain.step(&text.batch(), &settings, &Cancel::new()).unwrap();
+        assert!((a.loss - b.loss).abs() < 1e-4 * b.loss, "{a:?} {b:?}");
+        assert!((a.grad_norm - b.grad_norm).abs() < 1e-3 * b.grad_norm, "{a:?} {b:?}");
+        assert!(a.grad_norm > settings.clip, "the clip takes part");
+        first.get_or_insert(a.loss);
+    }
+    let (error, name) = worst(&config, fast.params(), plain.params());
+    assert!(error < 1e-3, "{name}: {error}");
+    let loss = fast.evaluate(&text.batch(), &Cancel::new()).unwrap().mean() as f32;
+    assert!(loss < first.unwrap() - 0.5, "{loss}");
+    assert_eq!(fast.optimizer_steps(), 8);
+}
+
+#[test]
+fn a_sealed_state_continues_elsewhere_with_the_same_bits() {
+    let config = odd();
+    let text = Text::new(&config, 2, 20, 4);
+    let settings = StepSettings::default();
+    let mut here = fast(&config, 1, KernelChoice::Best, 4).unwrap();
+    here.step(&text.batch(), &settings, &Cancel::new()).unwrap();
+    let sealed = here.seal();
+    let mut there = fast(&config, 2, KernelChoice::Best, 99).unwrap();
+    there.params_mut().copy_from_slice(here.params());
+    there.unseal(&sealed).unwrap();
+    assert_eq!(here.state_hash(), there.state_hash());
+    for engine in [&mut here, &mut there] {
+        engine.step(&text.batch(), &settings, &Cancel::new()).unwrap();
+    }
+    assert_eq!(here.state_hash(), there.state_hash());
+    there.reset_moments();
+    assert_eq!(there.optimizer_steps(), 0);
+    assert_ne!(here.state_hash().root, there.state_hash().root);
+}
+
+#[test]
+fn a_cancelled_or_refused_step_leaves_the_last_complete_state() {
+    let config = odd();
+    let text = Text::new(&config, 2, 20, 4);
+    let mut engine = fast(&config, 2, KernelChoice::Best, 4).unwrap();
+    let settings = StepSettings::default();
+    engine.step(&text.batch(), &settings, &Cancel::new()).unwrap();
+    let before = engine.state_hash();
+    let cancel = Cancel::new();
+    cancel.raise();
+    assert_eq!(engine.step(&text.batch(), &settings, &cancel), Err(StepError::Cancelled));
+    assert_eq!(engine.evaluate(&text.batch(), &cancel), Err(StepError::Cancelled));
+    let bad = StepSettings { lr: f32::NAN, ..settings };
+    assert!(matches!(
+        engine.step(&text.batch(), &bad, &Cancel::new()),
+        Err(StepError::BadSetting { field: "lr", .. })
+    ));
+    assert_eq!(engine.state_hash(), before);
+    let saved = engine.params()[0];
+    engine.params_mut()[0] = f32::NAN;
+    let mut text = Text::new(&config, 2, 20, 4);
+    text.ids.fill(0);
+    let refused = engine.step(&text.batch(), &settings, &Cancel::new());
+    assert!(matches!(refused, Err(StepError::NotFinite { .. })), "{refused:?}");
+    engine.params_mut()[0] = saved;
+    assert_eq!(engine.state_hash(), before);
+}
+
+#[test]
+fn a_long_step_answers_a_cancel_within_50_ms() {
+    let config = ModelConfig { context: 512, ..ModelConfig::demo() };
+    let text = Text::new(&config, 16, 512, 4);
+    let answer = || {
+        let mut engine = Fast::new(config.clone(), 2).unwrap();
+        engine.params_mut().copy_from_slice(&initial_params(&config, 0));
+        let cancel = Cancel::new();
+        std::thread::scope(|scope| {
+            let raiser = scope.spawn(|| {
+                std::thread::sleep(std::time::Duration::from_millis(60));
+                cancel.raise();
+                std::time::Instant::now()
+            });
+            let outcome = engine.step(&text.batch(), &StepSettings::default(), &cancel);
+            let answered = std::time::Instant::now();
+            assert_eq!(outcome, Err(StepError::Cancelled));
+            answered - raiser.join().unwrap()
+        })
+    };
+    // A whole step takes some 300 ms. The best of a few: other tests keep this machine busy.
+    let best = (0..5).map(|_| answer()).min().unwrap();
+    assert!(best.as_millis() < 50, "{best:?}");
+}
+
+#[test]
+fn generation_with_kept_keys_says_what_whole_texts_say() {
+    for tied in [false, true] {
+        let config = ModelConfig { tied, ..odd() };
+        let mut engine = fast(&config, 2, KernelChoice::Best, 6).unwrap();
+        let greedy = Sampling { temperature: 0.0, top_p: 1.0, tokens_max: 100 };
+        let mut ids = vec![3, 1, 4];
+        let mut said = Vec::new();
+        engine
+            .generate(&ids, &greedy, 0, &mut |id| {
+                said.push(id);
+                true
+            })
+            .unwrap();
+        // One more than the context holds: the last one is said and never read.
+        assert_eq!(said.len(), config.context - 3 + 1);
+        for id in &said {
+            let logits = engine.logits(&ids).unwrap();
+            let last = &logits[logits.len() - config.vocab..];
+            let best = (0..last.len()).max_by(|a, b| last[*a].total_cmp(&last[*b])).unwrap();
+            assert_eq!(*id as usize, best);
+            ids.push(*id);
+        }
+        let mut count = 0;
+        engine
+            .generate(&[1], &greedy, 0, &mut |_| {
+                count += 1;
+                count < 4
+            })
+            .unwrap();
+        assert_eq!(count, 4);
+        assert!(engine.generate(&[], &greedy, 0, &mut |_| true).is_err());
+        assert!(engine.generate(&[37], &greedy, 0, &mut |_| true).is_err());
+    }
+}
+
+#[test]
+fn what_does_not_fit_the_model_is_refused_with_its_reason() {
+    let config = odd();
+    let mut engine = fast(&config, 1, KernelChoice::Best, 6).unwrap();
+    let text = Text::new(&config, 2, 20, 4);
+    let batch = text.batch();
+    let mut refused = |batch: Batch<'_>| engine.evaluate(&batch, &Cancel::new()).unwrap_err();
+    assert!(matches!(
+        refused(Batch { sequences: 3, ..batch }),
+        StepError::WrongLength { what: "inputs", expected: 60, found: 40 }
+    ));
+    assert!(matches!(
+        refused(Batch { sequences: usize::MAX, length: 2, ..batch }),
+        StepError::WrongLength { .. }
+    ));
+    let long = Text::new(&config, 1, 42, 4);
+    assert!(matches!(refused(long.batch()), StepError::TooLong { context: 41, found: 42 }));
+    let strange = vec![37; 40];
+    assert!(matches!(
+        refused(Batch { targets: &strange, ..batch }),
+        StepError::UnknownToken { vocab: 37, found: 37 }
+    ));
+    let zero = vec![0.0; 40];
+    assert_eq!(refused(Batch { weights: &zero, ..batch }), StepError::NoWeight);
+    let negative = vec![-1.0; 40];
+    assert!(matches!(refused(Batch { weights: &negative, ..batch }), StepError::BadWeight { .. }));
+    assert!(Fast::new(ModelConfig { kv_heads: 3, ..odd() }, 1).is_err());
+    assert!(Reference::<f32>::new(ModelConfig { vocab: 0, ..odd() }).is_err());
+}
