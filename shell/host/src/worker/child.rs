@@ -22,10 +22,10 @@ use super::protocol::{
 
 /// It was asked to stop, or the agent is gone.
 pub const EXIT_CLEAN: u8 = 0;
-/// It was started by hand: there is no agent at the other end.
-pub const EXIT_USAGE: u8 = 64;
-/// The agent said something that is no message.
-pub const EXIT_PROTOCOL: u8 = 70;
+/// It was started by hand: there is no agent at the other end. The code of wrong usage.
+pub const EXIT_USAGE: u8 = 2;
+/// The agent said something that is no message. The code of a defect of ours.
+pub const EXIT_PROTOCOL: u8 = 1;
 
 /// The whole life of a worker process. The caller ends the process with the code it returns.
 ///
