@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use suanli_engine::{
-    Batch, Engine, Loss, ModelConfig, STATE_SEGMENTS, Sampling, StepError, StepSettings,
+    Batch, Engine, Fast, KernelChoice, Loss, ModelConfig, Reference, STATE_SEGMENTS, Sampling,
+    StepError, StepSettings,
 };
 
 use super::child::Replies;
@@ -448,12 +449,20 @@ fn failure(error: &StepError) -> Failure {
     Failure::new(class, error.to_string())
 }
 
-/// The engine itself, once the crate has one.
 fn build(
     kind: EngineKind,
     config: ModelConfig,
     threads: usize,
 ) -> Result<Box<dyn Engine>, Failure> {
-    let text = format!("no engine {kind:?} for {config:?} on {threads} threads in this build");
-    Err(Failure::new(FailureClass::Engine, text))
+    let refused = |error: &dyn std::fmt::Display| Failure::refused(error.to_string());
+    Ok(match kind {
+        EngineKind::Fast => {
+            let engine = Fast::with_kernel(config, threads, KernelChoice::Best);
+            let engine = engine.map_err(|error| failure(&error))?;
+            Box::new(engine.map_err(|error| refused(&error))?)
+        }
+        EngineKind::Reference => {
+            Box::new(Reference::<f32>::new(config).map_err(|error| failure(&error))?)
+        }
+    })
 }
