@@ -27,7 +27,7 @@ const STUBS: &[(&str, &str)] = &[
     ("FIX", "ME"),
     ("TO", "DO"),
     ("XX", "X"),
-    ("#[igno", "re"),
+    ("#[igno", "re]"),
 ];
 
 /// Files that name registries by their nature.
