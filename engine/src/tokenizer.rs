@@ -28,6 +28,9 @@ pub const JSON_BYTES_MAX: usize = 64 << 20;
 
 /// The longest token in bytes: bounds what a run of one character can turn into.
 const TOKEN_BYTES_MAX: usize = 64;
+/// Training cuts longer stretches of one kind (no white space, or nothing else): its time grows
+/// with the square of a word's length.
+const TRAIN_RUN_BYTES: usize = 256;
 /// Text goes through the pre-tokeniser in pieces of about this size: its working memory is some
 /// fifty times its input.
 const PIECE_BYTES: usize = 64 << 10;
@@ -129,7 +132,7 @@ impl Tokenizer {
             let text = text.as_ref();
             total = total.saturating_add(text.len());
             bounded("of text to train a tokenizer on", total, TRAIN_BYTES_MAX)?;
-            pieces.extend(pieces_of(text).map(str::to_owned));
+            pieces.extend(pieces_of(text).flat_map(bounded_runs).map(str::to_owned));
         }
         if total == 0 {
             return Err(TokenizerError::NoText);
@@ -309,6 +312,25 @@ fn piece_end(text: &str) -> usize {
         return text.len();
     }
     text.floor_char_boundary(window)
+}
+
+/// `piece` cut so that no stretch of one kind is much longer than [`TRAIN_RUN_BYTES`]. Ordinary
+/// text stays whole.
+fn bounded_runs(piece: &str) -> impl Iterator<Item = &str> {
+    let mut cuts = vec![0];
+    let mut run_start = 0;
+    let mut was_space = None;
+    for (at, character) in piece.char_indices() {
+        let space = character.is_whitespace();
+        if was_space != Some(space) {
+            (run_start, was_space) = (at, Some(space));
+        } else if at - run_start >= TRAIN_RUN_BYTES {
+            run_start = at;
+            cuts.push(at);
+        }
+    }
+    cuts.push(piece.len());
+    (1..cuts.len()).map(move |index| &piece[cuts[index - 1]..cuts[index]])
 }
 
 #[derive(Clone, Copy)]

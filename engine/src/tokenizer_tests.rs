@@ -116,6 +116,18 @@ fn long_text_without_a_line_end_is_cut_between_characters() {
     assert_eq!(pieces.concat(), text);
 }
 
+#[test]
+fn training_on_one_endless_word_takes_no_square_of_its_length() {
+    // Four megabytes without a space once kept a training busy for ever.
+    let runs: Vec<&str> = bounded_runs("ab  cd").collect();
+    assert_eq!(runs, ["ab  cd"]);
+    let text = "无".repeat(400_000);
+    assert_eq!(bounded_runs(&text).collect::<String>(), text);
+    assert!(bounded_runs(&text).all(|run| run.len() <= TRAIN_RUN_BYTES + 3));
+    let tokenizer = Tokenizer::train([text.as_str(), &" ".repeat(400_000)], 280).unwrap();
+    assert_eq!(tokenizer.decode(&tokenizer.encode(text.as_bytes()).unwrap()).unwrap(), text);
+}
+
 proptest! {
     #[test]
     fn encoding_in_pieces_gives_the_ids_of_the_whole(
