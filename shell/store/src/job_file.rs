@@ -386,7 +386,7 @@ fn model(section: &Section<'_>) -> Result<ModelSection, JobFileError> {
         heads,
         kv_heads: section.size("kv_heads", 1..=WIDTH_MAX, heads)?,
         ffn: section.size("ffn", 1..=WIDTH_MAX, (hidden * 8 / 3).next_multiple_of(32))?,
-        context: section.size("context", 1..=CONTEXT_MAX, fallback.context)?,
+        context: section.size("context", 1..=CONTEXT_MAX - 1, fallback.context)?,
         tied: section.switch("tied", fallback.tied)?,
         rope_theta: section.number("rope_theta", 1.0..=1e9, fallback.rope_theta)?,
         norm_eps: section.number("norm_eps", 1e-12..=1.0, fallback.norm_eps)?,
@@ -414,7 +414,7 @@ fn tokenizer(section: &Section<'_>) -> Result<TokenizerSection, JobFileError> {
 }
 
 fn replicas(section: &Section<'_>) -> Result<ReplicasSection, JobFileError> {
-    const MOST: u32 = 1 << 20;
+    const MOST: u32 = 256;
     let fallback = ReplicasSection::default();
     let min = section.small("min", 1..=MOST, fallback.min)?;
     let max = section.small("max", min..=MOST, fallback.max.max(min))?;
@@ -452,7 +452,7 @@ fn training(section: &Section<'_>, job: &JobFile) -> Result<TrainingSection, Job
         decay: section.number("decay", 0.0..=0.5, fallback.decay)?,
         min_lr: section.number("min_lr", 0.0..=1.0, fallback.min_lr)?,
         weight_decay: section.number("weight_decay", 0.0..=10.0, fallback.weight_decay)?,
-        clip: section.number("clip", 0.0..=1e9, fallback.clip)?,
+        clip: section.number("clip", 0.0..=1e6, fallback.clip)?,
         beta1: section.number("beta1", 0.0..=0.9999, fallback.beta1)?,
         beta2: section.number("beta2", 0.0..=0.999_999, fallback.beta2)?,
         outer_lr: section.number("outer_lr", 0.01..=2.0, fallback.outer_lr)?,
