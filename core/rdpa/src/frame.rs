@@ -16,6 +16,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// Length of a header.
 pub const HEADER_BYTES: usize = 64;
 const MAGIC: [u8; 4] = *b"RDPA";
+const SMALL_BYTES: usize = 4 << 10;
 const FLAG_REPLY: u16 = 1;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
@@ -443,6 +444,9 @@ impl Decoder {
         }
         let mut frame = self.buffer.split_to(whole);
         frame.advance(HEADER_BYTES);
-        checked(header, frame.freeze(), hash).map(Some)
+        // A small payload is copied out, so that it does not keep a whole read buffer alive.
+        let small = length <= SMALL_BYTES;
+        let payload = if small { Bytes::copy_from_slice(&frame) } else { frame.freeze() };
+        checked(header, payload, hash).map(Some)
     }
 }
