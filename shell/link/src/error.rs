@@ -1,0 +1,141 @@
+//! What can go wrong between two sockets, and whose doing it is.
+
+use crate::key::PinMismatch;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+use suanli_base::{Fault, NodeId};
+use suanli_rdpa::FrameError;
+
+/// A link could not be made or broke.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LinkError {
+    /// Another program listens there.
+    #[error(
+        "port {} on {} is in use by another program; stop that program or choose another port", addr.port(), addr.ip()
+    )]
+    PortInUse {
+        /// Where we wanted to listen.
+        addr: SocketAddr,
+    },
+    /// Listening there is not possible for another reason.
+    #[error(
+        "cannot listen on {addr} ({source}); choose an address of this machine and a port above 1023"
+    )]
+    Bind {
+        /// Where we wanted to listen.
+        addr: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The listening socket broke.
+    #[error("the listening socket does not take connections any more: {source}")]
+    Listen {
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The address does not lead to a machine.
+    #[error("{addr:?} is not the address of a machine ({source}); expected host:port")]
+    Resolve {
+        /// The address as given.
+        addr: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Nobody answers.
+    #[error(
+        "{addr} cannot be reached ({source}); is the other side running, and the address right?"
+    )]
+    Unreachable {
+        /// The address as given.
+        addr: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Somebody answers who is not who was expected.
+    #[error(
+        "{remote} is not the one expected: expected key {expected}, found {found}; check the address, or ask for a new ticket if the other side changed its key"
+    )]
+    WrongKey {
+        /// Where.
+        remote: SocketAddr,
+        /// The key expected.
+        expected: NodeId,
+        /// The key found.
+        found: NodeId,
+    },
+    /// The handshake took too long.
+    #[error("{remote} did not finish the handshake within {} ms", after.as_millis())]
+    HandshakeTimeout {
+        /// Who.
+        remote: SocketAddr,
+        /// The time it had.
+        after: Duration,
+    },
+    /// Bytes that are no handshake of ours: a port scan, a browser, another service.
+    #[error("{remote} does not speak TLS 1.3 with a raw ed25519 key and our protocol ({source})")]
+    Noise {
+        /// Who.
+        remote: SocketAddr,
+        /// What was wrong with it.
+        source: io::Error,
+    },
+    /// Bytes inside the link that are no frame.
+    #[error("node {} at {remote} broke the protocol: {source}", peer.short())]
+    Frame {
+        /// Who.
+        peer: NodeId,
+        /// Where.
+        remote: SocketAddr,
+        /// What was wrong.
+        source: FrameError,
+    },
+    /// The connection was lost.
+    #[error("the connection to {remote} was lost: {source}")]
+    Lost {
+        /// To whom.
+        remote: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+impl LinkError {
+    /// Whose fault it is.
+    #[must_use]
+    pub const fn fault(&self) -> Fault {
+        match self {
+            Self::PortInUse { .. } | Self::Bind { .. } | Self::Resolve { .. } => Fault::Ours,
+            Self::WrongKey { .. } | Self::Noise { .. } | Self::Frame { .. } => Fault::Peer,
+            Self::Listen { .. }
+            | Self::Unreachable { .. }
+            | Self::HandshakeTimeout { .. }
+            | Self::Lost { .. } => Fault::Weather,
+        }
+    }
+
+    pub(crate) fn of_bind(addr: SocketAddr, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::AddrInUse => Self::PortInUse { addr },
+            _ => Self::Bind { addr, source },
+        }
+    }
+
+    /// What a failed handshake means.
+    pub(crate) fn of_handshake(remote: SocketAddr, source: io::Error) -> Self {
+        let tls = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        match tls {
+            Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other))) => {
+                match other.0.downcast_ref::<PinMismatch>() {
+                    Some(PinMismatch { expected, found }) => {
+                        Self::WrongKey { remote, expected: *expected, found: *found }
+                    }
+                    None => Self::Noise { remote, source },
+                }
+            }
+            Some(_) => Self::Noise { remote, source },
+            None => Self::Lost { remote, source },
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! Links on loopback: real sockets, real TLS, each test bounded in time.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use bytes::Bytes;
+use core::future::Future;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+use suanli_base::{Fault, Time};
+use suanli_identity::{Role, SecretKey};
+use suanli_link::pump::{Command, Ended, carry, drive};
+use suanli_link::{FrameReader, FrameWriter, Link, LinkError, LinkLimits, Listener, connect};
+use suanli_rdpa::{
+    Answer, Direction, Event, Frame, Header, Hello, Limits, Op, Opcode, PeerLimits, Reply, Request,
+    Session, Side, Welcome,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs a test on one thread, within 20 seconds.
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await.expect("in time") });
+}
+
+fn key(seed: u8) -> SecretKey {
+    SecretKey::from_seed(&[seed; 32])
+}
+
+fn loopback() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+async fn listen(limits: LinkLimits) -> (Listener, String) {
+    let listener = Listener::bind(loopback(), &key(1), limits).await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    (listener, addr)
+}
+
+/// A family and a city, connected.
+async fn pair() -> (Link, Link) {
+    let (listener, addr) = listen(LinkLimits::default()).await;
+    let family = key(2);
+    let (client, server) = tokio::join!(connect(&addr, &family, key(1).node(), PATIENCE), async {
+        listener.accept().await.unwrap().handshake().await
+    },);
+    (client.unwrap(), server.unwrap())
+}
+
+fn frame(number: u64, len: usize) -> Frame {
+    let header = Header::new(Opcode::Accumulate, Direction::Request, number);
+    let fill = u8::try_from(number % 251).unwrap();
+    Frame::new(header, Bytes::from(vec![fill; len]))
+}
+
+async fn send(writer: &mut FrameWriter, frames: &[Frame]) {
+    for frame in frames {
+        if writer.is_full() {
+            writer.flush().await.unwrap();
+        }
+        writer.push(frame);
+    }
+    writer.flush().await.unwrap();
+}
+
+async fn receive(reader: &mut FrameReader, frames: &[Frame]) {
+    for expected in frames {
+        assert_eq!(reader.next().await.unwrap().as_ref(), Some(expected));
+    }
+}
+
+#[test]
+fn frames_of_all_sizes_cross_both_ways_and_each_side_knows_the_others_key() {
+    run(async {
+        let (client, server) = pair().await;
+        assert_eq!((client.peer(), server.peer()), (key(1).node(), key(2).node()));
+        let (up, down) = (client.counters(), server.counters());
+        let ((mut client_in, mut client_out), (mut server_in, mut server_out)) =
+            (client.split(), server.split());
+        let sizes = [0, 1, 63, 64, 4096, 4097, 100_000, 4 << 20, 34_816, 7];
+        let frames: Vec<Frame> = (0..).zip(sizes).map(|(number, len)| frame(number, len)).collect();
+        tokio::join!(send(&mut client_out, &frames), receive(&mut server_in, &frames));
+        tokio::join!(send(&mut server_out, &frames), receive(&mut client_in, &frames));
+        let payload: u64 = frames.iter().map(|frame| frame.wire_len() as u64).sum();
+        for bytes in [up.up(), up.down()] {
+            assert!(bytes > payload && bytes < payload * 102 / 100, "{bytes} for {payload}");
+        }
+        client_out.close().await.unwrap();
+        assert!(server_in.next().await.unwrap().is_none(), "a clean end");
+        server_out.close().await.unwrap();
+        assert!(client_in.next().await.unwrap().is_none());
+        assert_eq!((up.up(), up.down()), (down.down(), down.up()), "both count the same socket");
+    });
+}
+
+#[test]
+fn a_wrong_city_key_is_named_and_nothing_is_said_to_it() {
+    run(async {
+        let (listener, addr) = listen(LinkLimits::default()).await;
+        let (family, other) = (key(2), key(9).node());
+        let (client, server) = tokio::join!(connect(&addr, &family, other, PATIENCE), async {
+            listener.accept().await.unwrap().handshake().await
+        },);
+        let error = client.unwrap_err();
+        let LinkError::WrongKey { expected, found, .. } = error else { panic!("{error}") };
+        assert_eq!((expected, found), (other, key(1).node()));
+        assert_eq!(error.fault(), Fault::Peer);
+        assert!(error.to_string().contains(&found.to_string()), "{error}");
+        assert!(server.is_err());
+    });
+}
+
+#[test]
+fn a_port_in_use_is_named_with_what_to_do() {
+    run(async {
+        let (_listener, addr) = listen(LinkLimits::default()).await;
+        let addr: SocketAddr = addr.parse().unwrap();
+        let error = Listener::bind(addr, &key(1), LinkLimits::default()).await.unwrap_err();
+        assert!(matches!(error, LinkError::PortInUse { addr: found } if found == addr));
+        let text = error.to_string();
+        assert!(text.contains(&addr.port().to_string()) && text.contains("choose another port"));
+    });
+}
+
+#[test]
+fn an_address_where_nobody_listens_is_unreachable_and_a_bad_one_is_not_resolved() {
+    run(async {
+        let (listener, addr) = listen(LinkLimits::default()).await;
+        drop(listener);
+        let error = connect(&addr, &key(2), key(1).node(), PATIENCE).await.unwrap_err();
+        assert!(matches!(error, LinkError::Unreachable { .. }), "{error}");
+        assert_eq!(error.fault(), Fault::Weather);
+        let error = connect("no port here", &key(2), key(1).node(), PATIENCE).await.unwrap_err();
+        assert!(matches!(error, LinkError::Resolve { .. }), "{error}");
+    });
+}
+
+#[test]
+fn noise_is_dropped_told_once_and_harms_nobody_else() {
+    run(async {
+        let (listener, addr) = listen(LinkLimits::default()).await;
+        for times in 0..3 {
+            let mut stranger = TcpStream::connect(&addr).await.unwrap();
+            stranger.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            let error = listener.accept().await.unwrap().handshake().await.unwrap_err();
+            assert!(matches!(error, LinkError::Noise { .. }), "{error}");
+            assert_eq!(listener.is_news(&error), times == 0);
+            let mut rest = Vec::new();
+            // A TLS alert at most, then the end.
+            let _ = stranger.read_to_end(&mut rest).await;
+            assert!(rest.len() < 64);
+        }
+        let family = key(2);
+        let (client, server) =
+            tokio::join!(connect(&addr, &family, key(1).node(), PATIENCE), async {
+                listener.accept().await.unwrap().handshake().await
+            },);
+        assert!(client.is_ok() && server.is_ok());
+    });
+}
+
+#[test]
+fn a_stranger_that_says_nothing_loses_its_place_in_time() {
+    run(async {
+        let handshake_timeout = Duration::from_millis(100);
+        let limits = LinkLimits { handshake_timeout, handshakes_max: 1, ..LinkLimits::default() };
+        let (listener, addr) = listen(limits).await;
+        let _silent = TcpStream::connect(&addr).await.unwrap();
+        let incoming = listener.accept().await.unwrap();
+        let shaking = tokio::spawn(incoming.handshake());
+        let _next = TcpStream::connect(&addr).await.unwrap();
+        // The only place is taken until the silent one is thrown out.
+        let start = Instant::now();
+        let next = listener.accept().await.unwrap();
+        assert!(start.elapsed() >= handshake_timeout / 2);
+        let error = shaking.await.unwrap().unwrap_err();
+        assert!(matches!(error, LinkError::HandshakeTimeout { .. }), "{error}");
+        drop(next);
+    });
+}
+
+#[test]
+fn one_address_does_not_take_every_place() {
+    run(async {
+        let limits = LinkLimits { handshakes_per_address_max: 2, ..LinkLimits::default() };
+        let (listener, addr) = listen(limits).await;
+        let mut streams = Vec::new();
+        for _ in 0..3 {
+            streams.push(TcpStream::connect(&addr).await.unwrap());
+        }
+        let first = listener.accept().await.unwrap();
+        let _second = listener.accept().await.unwrap();
+        let third = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
+        assert!(third.is_err(), "dropped, not handed over");
+        assert_eq!(streams[2].read(&mut [0; 8]).await.unwrap_or(0), 0);
+        drop(first);
+        streams.push(TcpStream::connect(&addr).await.unwrap());
+        let _fourth = listener.accept().await.unwrap();
+    });
+}
+
+#[test]
+fn a_connection_that_is_dropped_is_lost_and_not_closed() {
+    run(async {
+        let (client, server) = pair().await;
+        let (mut reader, _keep) = client.split();
+        drop(server);
+        let error = reader.next().await.unwrap_err();
+        assert!(matches!(error, LinkError::Lost { .. }), "{error}");
+        assert_eq!(error.fault(), Fault::Weather);
+    });
+}
+
+fn clock() -> impl Fn() -> Time + Clone {
+    let start = Instant::now();
+    move || Time(u64::try_from(start.elapsed().as_millis()).unwrap())
+}
+
+/// A city that welcomes everybody and takes every message.
+fn serve(now: Time, session: &mut Session, event: Event) -> Option<Event> {
+    let Event::Request { token, request } = event else { return Some(event) };
+    let reply = match request {
+        Request::Hello(_) => {
+            let limits = PeerLimits { requests_max: 64, bulk_window_bytes: 1 << 20 };
+            Reply::Welcome(Welcome { version: 1, limits, time: now })
+        }
+        Request::Send { .. } => Reply::Delivered,
+        other => panic!("{other:?}"),
+    };
+    session.respond(now, token, reply);
+    None
+}
+
+#[test]
+fn two_driven_sessions_exchange_messages_and_end_cleanly() {
+    run(async {
+        let (client, server) = pair().await;
+        let limits = Limits::reliable();
+        let (_server_commands, server_inbox) = mpsc::channel::<Command>(4);
+        let (server_events, _server_outbox) = mpsc::channel(4);
+        let session = Session::new(Side::Accepting, Time(0), limits, 1);
+        let city =
+            tokio::spawn(drive(server, session, clock(), serve, server_inbox, server_events));
+        let (commands, inbox) = mpsc::channel::<Command>(4);
+        let (events, mut outbox) = mpsc::channel(1);
+        let session = Session::new(Side::Connecting, Time(0), limits, 2);
+        let family =
+            tokio::spawn(drive(client, session, clock(), |_, _, e| Some(e), inbox, events));
+        let hello = |now: Time, session: &mut Session| {
+            session.request(now, Op::Hello(Hello::new(Role::Join, vec![]))).unwrap();
+        };
+        commands.send(Box::new(hello)).await.unwrap();
+        let first = outbox.recv().await.unwrap();
+        assert!(matches!(first, Event::Answered { answer: Answer::Welcome(_), .. }), "{first:?}");
+        // More answers than the events' channel holds: the pump waits, and goes on.
+        let burst = |now: Time, session: &mut Session| {
+            for _ in 0..20 {
+                session.request(now, Op::Send { bytes: Bytes::from_static(b"x") }).unwrap();
+            }
+        };
+        commands.send(Box::new(burst)).await.unwrap();
+        for _ in 0..20 {
+            let event = outbox.recv().await.unwrap();
+            assert!(matches!(event, Event::Answered { answer: Answer::Delivered, .. }));
+        }
+        drop(commands);
+        assert!(matches!(family.await.unwrap(), Ended::ByUs));
+        assert!(matches!(city.await.unwrap(), Ended::ByPeer));
+    });
+}
+
+#[test]
+fn a_driven_session_ends_when_its_peer_falls_silent() {
+    run(async {
+        let (client, server) = pair().await;
+        let limits = Limits {
+            silent_after: suanli_base::Duration(200),
+            ping_every: suanli_base::Duration(50),
+            ..Limits::reliable()
+        };
+        let (_commands, inbox) = mpsc::channel::<Command>(1);
+        let (events, _outbox) = mpsc::channel(1);
+        let session = Session::new(Side::Connecting, Time(0), limits, 2);
+        let ended = drive(client, session, clock(), |_, _, e| Some(e), inbox, events).await;
+        assert!(matches!(ended, Ended::Silent), "{ended:?}");
+        drop(server);
+    });
+}
+
+#[test]
+fn bare_frames_are_carried_both_ways_while_the_reader_sets_the_pace() {
+    run(async {
+        let (client, server) = pair().await;
+        let (client_in, mut client_arrived) = mpsc::channel(1);
+        let (client_departs, client_out) = mpsc::channel(4);
+        let (server_in, mut server_arrived) = mpsc::channel(1);
+        let (server_departs, server_out) = mpsc::channel(4);
+        let one = tokio::spawn(carry(client, client_in, client_out));
+        let two = tokio::spawn(carry(server, server_in, server_out));
+        let count = 300;
+        let sender = tokio::spawn(async move {
+            for number in 0..count {
+                client_departs.send(frame(number, 20_000)).await.unwrap();
+            }
+            client_departs
+        });
+        server_departs.send(frame(7, 10)).await.unwrap();
+        assert_eq!(client_arrived.recv().await, Some(frame(7, 10)));
+        for number in 0..count {
+            assert_eq!(server_arrived.recv().await, Some(frame(number, 20_000)));
+        }
+        drop(sender.await.unwrap());
+        assert!(matches!(one.await.unwrap(), Ended::ByUs));
+        assert!(matches!(two.await.unwrap(), Ended::ByPeer));
+    });
+}
