@@ -91,11 +91,7 @@ pub(crate) enum Command {
     },
     /// The process that runs the engine; started by `join`, not by people
     #[command(hide = true)]
-    Worker {
-        /// What `join` tells it
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        rest: Vec<std::ffi::OsString>,
-    },
+    Worker,
 }
 
 /// `suanli demo`.

@@ -5,20 +5,28 @@ mod arguments;
 mod command;
 mod config;
 mod context;
+mod demo;
 mod exit;
 mod folders;
 mod language;
+mod measure;
 mod nearest;
+mod plan;
 mod show;
+mod svg;
 mod words;
 
-use arguments::{Arguments, Command};
+use arguments::Arguments;
 use clap::Parser as _;
 use context::Context;
 use exit::Failure;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // The worker process closes what it inherited, so it comes before anything that opens a file.
+    if std::env::args_os().nth(1).is_some_and(|first| first == "worker") {
+        return ExitCode::from(suanli_host::worker::child::main());
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         // Also how --help and --version end, with their own code.
@@ -35,10 +43,6 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<(), Failure> {
-    // The worker process reads no settings and speaks no language.
-    if let Command::Worker { rest } = &arguments.command {
-        return command::worker(rest);
-    }
     let context = Context::new(&arguments.global)?;
     command::run(&context, arguments.command)
 }

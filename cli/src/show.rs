@@ -53,6 +53,11 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if safe(c) { c } else { '\u{fffd}' }).collect()
 }
 
+/// A text of several lines, indented, its line ends kept and what would steer a terminal taken out.
+pub(crate) fn block(text: &str) -> String {
+    text.lines().map(|line| format!("    {}\n", printable(&line.replace('\t', "    ")))).collect()
+}
+
 /// How many columns a text takes: two for the wide characters of Chinese, Japanese, Korean.
 pub(crate) fn columns(text: &str) -> usize {
     text.chars()

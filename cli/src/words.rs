@@ -133,6 +133,167 @@ words! {
         "工作进程已结束（{reason}）；已由新的接替"
     }
     event_missed(events: u64) { "missed {events} events" "漏看了 {events} 个事件" }
+    demo_fresh_hint(command: &str) {
+        "To begin anew: {command}"
+        "重新开始：{command}"
+    }
+    demo_ask_resume(folder: &str) {
+        "{folder} holds an unfinished demo. Go on with it? [Y/n] (n begins anew and removes it) "
+        "{folder} 中有一个未完成的演示。继续吗？[Y/n]（n 会删除它并重新开始）"
+    }
+    demo_resumes(folder: &str) {
+        "Going on with the demo in {folder}."
+        "继续 {folder} 中的演示。"
+    }
+    demo_finished_before(folder: &str) {
+        "The demo in {folder} is finished; its report is in report.json and loss.svg there."
+        "{folder} 中的演示已经完成；报告在其中的 report.json 和 loss.svg。"
+    }
+    demo_begins(folder: &str) {
+        "A city and its families on this machine, each a process of its own, all in {folder}."
+        "本机上的一座城市和几个家庭，各是一个进程，全部放在 {folder}。"
+    }
+    demo_sample(bytes: &str, files: usize, packages: usize) {
+        "It learns from {bytes} of Rust: {files} files of {packages} packages that cargo left here."
+        "学习内容：{bytes} 的 Rust 源码，来自 cargo 留在本机的 {packages} 个包中的 {files} 个文件。"
+    }
+    demo_data(path: &str) { "It learns from {path}." "学习内容：{path}。" }
+    demo_measured(speed: &str, rounds: u64, minutes: f64) {
+        "One core here makes {speed} tokens/s: {rounds} rounds for about {minutes:.1} minutes."
+        "本机一个核心每秒 {speed} 个词元：{rounds} 轮，约 {minutes:.1} 分钟。"
+    }
+    demo_rounds(rounds: u64) { "{rounds} rounds, as asked." "按要求训练 {rounds} 轮。" }
+    demo_job_in(name: &str, parameters: &str) {
+        "The city took in job {name}: a decoder of {parameters} parameters."
+        "城市已接受任务 {name}：一个有 {parameters} 个参数的解码器。"
+    }
+    demo_family_up(name: &str, share: u8, pid: u32) {
+        "{name} is here, with {share} % of a core (process {pid})."
+        "{name} 已加入，使用一个核心的 {share} %（进程 {pid}）。"
+    }
+    demo_killed(name: &str, round: u64) {
+        "In round {round}, {name} was killed with signal 9. The others go on."
+        "第 {round} 轮，{name} 被信号 9 杀死。其他家庭继续。"
+    }
+    demo_back(name: &str) {
+        "{name} is back and goes on from what is on its disk."
+        "{name} 回来了，从自己磁盘上的内容继续。"
+    }
+    demo_joined(name: &str) {
+        "{name} joined in mid-run."
+        "{name} 中途加入。"
+    }
+    demo_died(name: &str, why: &str) {
+        "{name} ended by itself ({why}); starting it again."
+        "{name} 自行结束（{why}）；重新启动。"
+    }
+    demo_overtime() {
+        "Time is up before the last round: ending with what is committed."
+        "最后一轮之前时间已到：以已提交的内容结束。"
+    }
+    demo_fewer(times: f64) {
+        ", {times:.0}x fewer than data parallel"
+        "，比数据并行少 {times:.0} 倍"
+    }
+    demo_stopping() { "Stopping all nodes..." "正在停止所有节点……" }
+    demo_interrupted(command: &str) {
+        "Stopped; nothing committed is lost. To go on: {command}"
+        "已停止；已提交的内容不会丢失。继续：{command}"
+    }
+    demo_figures(rounds: u64, tokens: &str, span: &str) {
+        "{rounds} rounds, {tokens} tokens, {span} of training."
+        "{rounds} 轮，{tokens} 个词元，训练 {span}。"
+    }
+    demo_losses(before: f64, after: f64) {
+        "Held-out loss: {before:.4} before, {after:.4} after (nats a token)."
+        "留出损失：之前 {before:.4}，之后 {after:.4}（奈特每词元）。"
+    }
+    demo_bytes(ours: &str, theirs: &str, times: f64) {
+        "Bytes on the wire: {ours}; data parallel would have sent {theirs}, {times:.0} times as many."
+        "网络字节：{ours}；数据并行需要 {theirs}，是它的 {times:.0} 倍。"
+    }
+    demo_bytes_aside(first: &str, shards: &str) {
+        "Not in that: first downloads {first}, training data {shards}."
+        "未计入：首次下载 {first}，训练数据 {shards}。"
+    }
+    demo_text_before() {
+        "Before training, the model continues a text so:"
+        "训练之前，模型这样续写："
+    }
+    demo_text_after() { "After training:" "训练之后：" }
+    demo_files(checkpoint: &str, chart: &str) {
+        "Checkpoint (Hugging Face layout): {checkpoint}\nLoss curve: {chart}"
+        "检查点（Hugging Face 格式）：{checkpoint}\n损失曲线：{chart}"
+    }
+    demo_next() { "To try next:" "接下来可以试试：" }
+    demo_chart(parameters: &str) {
+        "Held-out loss of a decoder of {parameters} parameters"
+        "一个有 {parameters} 个参数的解码器的留出损失"
+    }
+    demo_chart_x() { "committed tokens" "已提交词元" }
+    demo_chart_y() { "held-out loss, nats a token" "留出损失（奈特每词元）" }
+    mark_killed(family: &str) { "{family} killed" "{family} 被杀死" }
+    mark_back(family: &str) { "{family} back" "{family} 回来" }
+    mark_joined(family: &str) { "{family} joined" "{family} 加入" }
+    plan_model() { "model" "模型" }
+    plan_parameters(count: &str) { "{count} parameters" "{count} 个参数" }
+    plan_work() { "work" "工作量" }
+    plan_steps(rounds: u64, replicas: u64, steps: u64, tokens: &str) {
+        "{rounds} rounds of {replicas} replicas: {steps} steps each, {tokens} tokens in all"
+        "{rounds} 轮，{replicas} 个副本：每个 {steps} 步，共 {tokens} 个词元"
+    }
+    plan_memory() { "memory" "内存" }
+    plan_a_replica(bytes: &str) { "{bytes} a replica" "每个副本 {bytes}" }
+    plan_round() { "a round" "每轮" }
+    plan_up_down(up: &str, down: &str, data: &str) {
+        "{up} up, {down} down (of it training data: {data}), a replica"
+        "每个副本上行 {up}，下行 {down}（其中训练数据 {data}）"
+    }
+    plan_run() { "the run" "全程" }
+    plan_whole(up: &str, down: &str, first: &str, times: f64) {
+        "{up} up, {down} down a replica ({first} to begin with); updates: {times:.0}x fewer bytes than data parallel"
+        "每个副本上行 {up}，下行 {down}（开始时 {first}）；更新比数据并行少 {times:.0} 倍字节"
+    }
+    plan_time() { "time" "时间" }
+    plan_spans(compute: &str, speed: &str, transfer: &str) {
+        "{compute} of computing ({speed}), {transfer} of transfers at 30/200 Mbit/s"
+        "计算 {compute}（{speed}），传输 {transfer}（按 30/200 Mbit/s）"
+    }
+    plan_measured(speed: &str) {
+        "{speed} tokens/s a replica, measured here"
+        "每个副本每秒 {speed} 个词元，在本机测得"
+    }
+    plan_stated(speed: &str) {
+        "{speed} tokens/s a replica, as stated"
+        "每个副本每秒 {speed} 个词元，按所给数值"
+    }
+    plan_disk() { "disk" "磁盘" }
+    plan_disks(replica: &str, city: &str) {
+        "{replica} a replica, {city} at the city, and the data"
+        "每个副本 {replica}，城市 {city}，另加数据"
+    }
+    train_prepared(bytes: &str, samples: &str, shards: usize) {
+        "Prepared {bytes} of training data: {samples} samples in {shards} shards."
+        "已准备 {bytes} 训练数据：{samples} 个样本，{shards} 个分片。"
+    }
+    train_readers() {
+        "Members of the city will read this data while they train. Only hand in what they may see."
+        "训练时，城市的成员会读取这些数据。请只提交允许他们看到的内容。"
+    }
+    train_ask() { "Hand the job in? [y/N] " "提交任务吗？[y/N] " }
+    train_not_asked() {
+        "Nothing was handed in."
+        "没有提交任何内容。"
+    }
+    train_submitted(name: &str, id: &str) {
+        "The city took in job {name} ({id})."
+        "城市已接受任务 {name}（{id}）。"
+    }
+    train_watch_with(command: &str) { "Watch it with: {command}" "用此命令观看：{command}" }
+    log_good(folder: &str, entries: u64, jobs: usize, rounds: u64) {
+        "{folder}: {entries} entries, {jobs} jobs, {rounds} committed rounds; chain and signatures hold."
+        "{folder}：{entries} 条记录，{jobs} 个任务，{rounds} 个已提交的轮；链和签名都成立。"
+    }
 }
 
 #[cfg(test)]

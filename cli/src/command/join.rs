@@ -50,7 +50,7 @@ async fn join(context: &Context, arguments: Join, ticket: Option<Ticket>) -> Res
         ticket,
         name: arguments.name.or_else(|| settings.name.clone()),
         limits,
-        worker: vec![program.into_os_string(), "worker".into()],
+        program,
         stop: stop.clone(),
         ready: Some(ready),
     };

@@ -1,15 +1,22 @@
 //! One function a command.
 
 mod city;
+mod generate;
 mod join;
 mod node;
 mod status;
 
 use crate::arguments::{Arguments, Command};
 use crate::context::{Context, block_on};
+use crate::demo;
 use crate::exit::Failure;
 use clap::CommandFactory as _;
 use suanli_host::control::{Stop, StopReason, Stopper, stop_on_signals};
+
+pub(crate) use city::ask_ticket;
+pub(crate) use generate::continue_text;
+pub(crate) use node::export_job;
+pub(crate) use status::event_text;
 
 /// Runs a command to its end.
 pub(crate) fn run(context: &Context, command: Command) -> Result<(), Failure> {
@@ -25,10 +32,11 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Leave(folder) => block_on(node::leave(context, &folder)),
         Command::Export(arguments) => block_on(node::export(context, &arguments)),
         Command::Completions { shell } => completions(shell),
-        Command::Demo(_) | Command::Train(_) | Command::Generate(_) | Command::Log(_) => {
+        Command::Demo(arguments) => demo::run(context, &arguments),
+        Command::Train(_) | Command::Generate(_) | Command::Log(_) => {
             Err(Failure::ours("this command is not in this build"))
         }
-        Command::Worker { rest } => worker(&rest),
+        Command::Worker => Err(Failure::usage("worker must be the first argument", "")),
     }
 }
 
@@ -43,11 +51,6 @@ fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
-}
-
-/// The process that holds the engine. All it needs to know comes over the socket it inherited.
-pub(crate) fn worker(_rest: &[std::ffi::OsString]) -> Result<(), Failure> {
-    std::process::exit(i32::from(suanli_host::worker::child::main()))
 }
 
 /// The flag that ends a long command: SIGINT, SIGTERM and, for a parent that may die without a

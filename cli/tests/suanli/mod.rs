@@ -5,44 +5,44 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 /// A home folder that nothing else uses.
-pub struct Suanli {
+pub(crate) struct Suanli {
     home: tempfile::TempDir,
 }
 
 /// How a run ended.
 #[derive(Debug)]
-pub struct Ended {
-    pub code: Option<i32>,
-    pub output: String,
-    pub errors: String,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) output: String,
+    pub(crate) errors: String,
 }
 
 impl Suanli {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { home: tempfile::tempdir().unwrap() }
     }
 
     /// A path in the home, as text.
-    pub fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.home.path().join(name).to_str().unwrap().to_owned()
     }
 
-    pub fn exists(&self, name: &str) -> bool {
+    pub(crate) fn exists(&self, name: &str) -> bool {
         self.home.path().join(name).exists()
     }
 
-    pub fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         let path: PathBuf = self.home.path().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }
 
-    pub fn read(&self, name: &str) -> String {
+    pub(crate) fn read(&self, name: &str) -> String {
         std::fs::read_to_string(self.home.path().join(name)).unwrap()
     }
 
     /// The command, not yet started.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_suanli"));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("SUANLI_") {
@@ -62,13 +62,13 @@ impl Suanli {
     }
 
     /// Runs to the end.
-    pub fn run(&self, arguments: &[&str]) -> Ended {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ended {
         Ended::of(self.command(arguments).output().unwrap())
     }
 }
 
 impl Ended {
-    pub fn of(output: Output) -> Self {
+    pub(crate) fn of(output: Output) -> Self {
         Self {
             code: output.status.code(),
             output: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -77,26 +77,26 @@ impl Ended {
     }
 
     #[track_caller]
-    pub fn works(&self) -> &Self {
+    pub(crate) fn works(&self) -> &Self {
         assert_eq!(self.code, Some(0), "{self:?}");
         self
     }
 
     #[track_caller]
-    pub fn fails(&self, code: i32) -> &Self {
+    pub(crate) fn fails(&self, code: i32) -> &Self {
         assert_eq!(self.code, Some(code), "{self:?}");
         assert!(!self.errors.is_empty(), "a failure without a word");
         self
     }
 
     #[track_caller]
-    pub fn says(&self, text: &str) -> &Self {
+    pub(crate) fn says(&self, text: &str) -> &Self {
         assert!(self.errors.contains(text), "expected {text:?} in {:?}", self.errors);
         self
     }
 
     #[track_caller]
-    pub fn prints(&self, text: &str) -> &Self {
+    pub(crate) fn prints(&self, text: &str) -> &Self {
         assert!(self.output.contains(text), "expected {text:?} in {:?}", self.output);
         self
     }
