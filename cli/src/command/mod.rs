@@ -5,6 +5,7 @@ mod generate;
 mod join;
 mod node;
 mod status;
+mod train;
 
 use crate::arguments::{Arguments, Command};
 use crate::context::{Context, block_on};
@@ -33,7 +34,8 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Export(arguments) => block_on(node::export(context, &arguments)),
         Command::Completions { shell } => completions(shell),
         Command::Demo(arguments) => demo::run(context, &arguments),
-        Command::Train(_) | Command::Generate(_) | Command::Log(_) => {
+        Command::Train(arguments) => train::run(context, &arguments),
+        Command::Generate(_) | Command::Log(_) => {
             Err(Failure::ours("this command is not in this build"))
         }
         Command::Worker => Err(Failure::usage("worker must be the first argument", "")),

@@ -1,5 +1,6 @@
 //! Runs the program in a home of its own and looks at how it ended.
 #![allow(dead_code, reason = "each test file uses its part of this")]
+#![allow(clippy::unwrap_used, reason = "a test ends where its ground gives way")]
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
