@@ -101,11 +101,7 @@ async fn submit(
         return Ok(());
     }
     let name = path.file_stem().map_or("job".into(), |stem| stem.to_string_lossy().into_owned());
-    let request = ControlRequest::Submit {
-        name: name.clone(),
-        job_file: std::path::absolute(path).at("name", path)?,
-        prepared,
-    };
+    let request = ControlRequest::Submit { folder: prepared };
     let id = match client.call(&request).await? {
         ControlReply::Submitted { job } => job,
         other => return Err(Failure::ours(format!("expected a job's id, found {other:?}"))),

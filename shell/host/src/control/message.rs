@@ -77,14 +77,10 @@ pub enum ControlRequest {
         /// How many nodes may use it.
         uses: u32,
     },
-    /// Takes in a job whose data were prepared on this machine. City.
+    /// Takes in a job that was prepared in a folder on this machine. City.
     Submit {
-        /// What people call it.
-        name: String,
-        /// The job file, an absolute path.
-        job_file: PathBuf,
-        /// The folder that `suanli_store::data::prepare` made, an absolute path.
-        prepared: PathBuf,
+        /// The folder of the prepared job: its specification and its data shards.
+        folder: PathBuf,
     },
     /// Ends a job before its time; what was committed stays. City.
     Cancel {
@@ -281,11 +277,7 @@ mod tests {
             ControlRequest::Status,
             ControlRequest::Watch { interval_ms: 500 },
             ControlRequest::Ticket { role: Role::Join, expires_in_s: 60, uses: 4 },
-            ControlRequest::Submit {
-                name: "算粒".into(),
-                job_file: "/a b/\u{7b97}".into(),
-                prepared: "/c".into(),
-            },
+            ControlRequest::Submit { folder: "/a b/\u{7b97}".into() },
         ];
         for request in requests {
             assert_eq!(back(&request), request);
