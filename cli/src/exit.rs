@@ -6,7 +6,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use suanli_base::Fault;
-use suanli_host::control::{ControlError, RefusalClass};
+use suanli_host::control::{ControlError, Refusal, RefusalClass};
 use suanli_identity::GrantError;
 
 /// A class of endings. The numbers never change their meaning.
@@ -258,6 +258,12 @@ impl From<ControlError> for Failure {
     }
 }
 
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        ControlError::Refused(refusal).into()
+    }
+}
+
 /// Errors that carry their cause along: the first cause with a class of its own decides.
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
@@ -304,7 +310,6 @@ impl From<Fault> for Whose {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use suanli_host::control::Refusal;
 
     #[test]
     fn each_kind_of_error_has_its_code() {

@@ -50,7 +50,7 @@ async fn join(context: &Context, arguments: Join, ticket: Option<Ticket>) -> Res
         ticket,
         name: arguments.name.or_else(|| settings.name.clone()),
         limits,
-        program,
+        worker: vec![program.into_os_string(), "worker".into()],
         stop: stop.clone(),
         ready: Some(ready),
     };

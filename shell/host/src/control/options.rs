@@ -72,8 +72,8 @@ pub struct FamilyOptions {
     pub name: Option<String>,
     /// The owner's limits.
     pub limits: Limits,
-    /// The program that has the hidden command `worker`: this one.
-    pub program: PathBuf,
+    /// The program that runs as the worker process, and its arguments.
+    pub worker: Vec<std::ffi::OsString>,
     /// Ends the loop cleanly.
     pub stop: Stop,
     /// Told once, when the family is connected.
