@@ -16,6 +16,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// Length of a header.
 pub const HEADER_BYTES: usize = 64;
 const MAGIC: [u8; 4] = *b"RDPA";
+const GROWTH_BYTES: usize = 64 << 10;
 const SMALL_BYTES: usize = 4 << 10;
 const FLAG_REPLY: u16 = 1;
 
@@ -439,7 +440,10 @@ impl Decoder {
         let (header, length, hash) = read_header(bytes)?;
         let whole = HEADER_BYTES + length;
         if self.buffer.len() < whole {
-            self.buffer.reserve(whole - self.buffer.len());
+            // Memory follows the bytes that have really come: at most doubling, never the length that
+            // a header merely claims.
+            let missing = whole - self.buffer.len();
+            self.buffer.reserve(missing.min(self.buffer.len().max(GROWTH_BYTES)));
             return Ok(None);
         }
         let mut frame = self.buffer.split_to(whole);

@@ -143,6 +143,26 @@ fn a_claimed_length_is_refused_before_anything_is_allocated() {
 }
 
 #[test]
+fn a_frame_that_is_only_claimed_costs_no_memory() {
+    let frame = Frame::new(
+        Header::new(Opcode::Write, Direction::Request, 1),
+        vec![0; PAYLOAD_BYTES_MAX as usize].into(),
+    );
+    let mut decoder = Decoder::new();
+    decoder.push(&frame.header_bytes());
+    assert_eq!(decoder.next_frame(), Ok(None));
+    assert!(decoder.buffer().capacity() < 200_000);
+    for piece in frame.payload().chunks(100_000) {
+        decoder.push(piece);
+        if let Some(whole) = decoder.next_frame().unwrap() {
+            assert_eq!(whole, frame);
+            return;
+        }
+    }
+    panic!("the frame did not come out");
+}
+
+#[test]
 fn a_stream_that_failed_stays_failed() {
     let mut decoder = Decoder::new();
     decoder.push(&[b'G'; HEADER_BYTES]);

@@ -381,6 +381,63 @@ fn reads_beyond_the_bulk_window_wait_until_what_was_read_is_sent() {
 }
 
 #[test]
+fn a_chunk_that_waits_to_be_sent_is_not_queued_twice_by_a_retry() {
+    let (mut client, mut server) = pair();
+    let (chunks, info) = region(3);
+    let handle = open(&mut client, &mut server, &info);
+    client.request(START, Op::Read { handle, chunks: vec![0, 1, 2] }).unwrap();
+    let read = client.poll_transmit(START).unwrap();
+    server.handle_frame(START, read.clone()).unwrap();
+    let (token, _) = next_request(&mut server);
+    server.respond(START, token, Reply::Data(chunks[0].clone()));
+    // Chunk 0 waits in the queue, 1 is being fetched, 2 has not been asked for.
+    let (_, second) = next_request(&mut server);
+    assert!(matches!(second, Request::Read { chunk: 1, .. }));
+    server.handle_frame(START, read).unwrap();
+    assert!(matches!(next_request(&mut server).1, Request::Read { chunk: 2, .. }));
+    assert_eq!(server.poll_event(), None);
+    assert_eq!(carry(START, &mut server, &mut client), 1);
+}
+
+#[test]
+fn a_cancelled_read_gives_its_room_in_the_bulk_window_back() {
+    let limits = Limits { bulk_window_bytes: 20, ..Limits::lossy() };
+    let (mut client, mut server) = pair_with(limits);
+    let (chunks, info) = region(4);
+    let handle = open(&mut client, &mut server, &info);
+    let id = client.request(START, Op::Read { handle, chunks: vec![0, 1, 2] }).unwrap();
+    carry(START, &mut client, &mut server);
+    let (first, _) = next_request(&mut server);
+    let (second, _) = next_request(&mut server);
+    server.respond(START, first, Reply::Data(chunks[0].clone()));
+    assert_eq!(server.poll_event(), None, "one queued and one asked fill the window");
+    client.cancel(id);
+    client.request(START, Op::Read { handle, chunks: vec![2, 3] }).unwrap();
+    carry(START, &mut client, &mut server);
+    assert_eq!(server.poll_event(), Some(Event::Cancelled { token: second }));
+    server.respond(START, second, Reply::Data(chunks[1].clone()));
+    assert!(server.poll_transmit(START).is_none(), "nothing of the cancelled READ is sent");
+    assert!(matches!(next_request(&mut server).1, Request::Read { chunk: 2, .. }));
+    assert!(matches!(next_request(&mut server).1, Request::Read { chunk: 3, .. }));
+}
+
+#[test]
+fn busy_bulk_leaves_the_window_until_it_is_tried_again() {
+    let limits = Limits { bulk_window_bytes: 1_000, ..Limits::lossy() };
+    let (mut client, mut server) = pair_with(limits);
+    let handle = open_stage(&mut client, &mut server, 2);
+    (0..2).for_each(|chunk| accumulate(&mut client, handle, chunk));
+    let first = client.poll_transmit(START).unwrap();
+    assert!(client.poll_transmit(START).is_none(), "the window is full");
+    let header = Header { direction: Direction::Reply, ..*first.header() };
+    let busy = Frame::new(Header { status: Some(Code::Busy), ..header }, Bytes::new());
+    client.handle_frame(START, busy.clone()).unwrap();
+    client.handle_frame(START, busy).unwrap();
+    assert_eq!(client.poll_transmit(START).unwrap().header().offset, 1);
+    assert_eq!(client.poll_event(), None);
+}
+
+#[test]
 fn a_small_message_overtakes_bulk_that_waits() {
     let (mut client, mut server) = pair();
     let handle = open_stage(&mut client, &mut server, 4);

@@ -16,6 +16,8 @@ pub(crate) struct Holder {
     pub(crate) stages: BTreeMap<RegionName, (StageInfo, Staging, BTreeMap<u32, Bytes>)>,
     pub(crate) sends: Vec<Bytes>,
     pub(crate) placed: u64,
+    /// Chunks handed over for staging, duplicates too.
+    pub(crate) stagings: u64,
     pub(crate) cancelled: BTreeSet<ResponderToken>,
     /// Denies having any staged chunk.
     pub(crate) hides: bool,
@@ -89,6 +91,7 @@ impl Holder {
             }
             Request::Stage { region, chunk, hash, bytes, .. } => {
                 let (_, staging, chunks) = self.stages.get_mut(&region).unwrap();
+                self.stagings += 1;
                 let placement = staging.place(chunk, hash).unwrap();
                 if placement == Placement::Placed {
                     self.placed += 1;

@@ -374,8 +374,11 @@ fn a_contribution_is_staged_once_chunk_by_chunk_across_a_reconnect() {
         assert!(matches!(first, None | Some(Ok(()))), "seed {seed}");
         let mut again = World::new(seed ^ 0xABCD, weather_of(seed), world.holder);
         again.say_hello();
+        let before = again.holder.stagings;
         let end = upload(&mut again, &mut up, &chunks, |_| false);
         assert_eq!(end, Some(Ok(())), "seed {seed}");
+        // What was placed before is not sent again.
+        assert!(again.holder.stagings - before <= 31 - limit, "seed {seed}");
         again.drain();
         let (stage, staging, kept) = &again.holder.stages[&region];
         assert_eq!(again.holder.placed, 31, "seed {seed}: no chunk counts twice");
