@@ -2,6 +2,7 @@
 
 mod bus;
 mod engine;
+mod host;
 mod identity;
 mod log;
 mod params;
@@ -23,6 +24,7 @@ pub fn all() -> Vec<Target> {
         engine::TARGETS,
         bus::TARGETS,
         store::TARGETS,
+        host::TARGETS,
     ];
     crates.concat()
 }
