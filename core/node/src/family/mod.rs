@@ -348,7 +348,7 @@ impl FamilyNode {
                 }
             }
             Action::Beat { lease, done } => {
-                let rate = self.rate();
+                let rate = self.measured_rate();
                 self.send(&ToCity::Beat { lease, steps: done, rate });
             }
             Action::Pack { lease, done } => {
@@ -393,7 +393,9 @@ impl FamilyNode {
         self.send(&ToCity::Ask(ask));
     }
 
-    fn rate(&self) -> u32 {
+    /// Tokens a second as last measured on the job worked on; 0 for never.
+    #[must_use]
+    pub fn measured_rate(&self) -> u32 {
         let loaded = self.worker.job.and_then(|job| self.jobs.get(&job));
         loaded.map_or(0, |job| job.rate)
     }

@@ -1,0 +1,465 @@
+//! A city's process: it holds the key, the log and the links, drives the node, and hands bulk
+//! work to threads of its own.
+
+mod evaluate;
+mod files;
+mod operator;
+mod status;
+
+pub(crate) use files::{Files, open_heads};
+
+use crate::clock::Clock;
+use crate::control::{
+    CityInit, CityOptions, CityReady, ControlCall, ControlReply, ControlRequest, ControlServer,
+    NodeKind, Refusal, RefusalClass, Stop,
+};
+use crate::net::{self, Wire, WireEvent};
+use files::Bulk;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use suanli_base::{CityId, Hash, NodeId, Time};
+use suanli_bus::CityState;
+use suanli_identity::{Grant, Role, SecretKey, Ticket};
+use suanli_link::Listener;
+use suanli_log::Entry;
+use suanli_node::city::{CityNode, CommandId, ConnId, Done, Input, Output, Source, Work};
+use suanli_rdpa::Limits;
+use suanli_store::{Disk as _, FolderLock, LogFiles, LogFilesError};
+use tokio::sync::{mpsc, oneshot};
+
+const FILE: &str = "city.toml";
+/// A join ticket printed at a start: for so many nodes, for so long.
+const TICKET_USES: u32 = 64;
+const TICKET_LASTS_S: u64 = 7 * 24 * 3600;
+
+/// What a city remembers besides its log.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Remembered {
+    name: String,
+    /// The port of the last start, taken again when the operator names none.
+    #[serde(default)]
+    port: u16,
+}
+
+/// Makes a new city in an empty folder: its key, its name, the first entry of its log.
+///
+/// # Errors
+/// [`Refusal`] when the folder holds something or the disk refuses.
+pub fn init(folder: &Path, init: &CityInit) -> Result<CityId, Refusal> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    if folder.join(FILE).exists() {
+        let text = format!("{} holds a city already", folder.display());
+        let next = "start it with `suanli city serve`, or choose another --dir";
+        return Err(Refusal::new(RefusalClass::Environment, text, next));
+    }
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|error| environment(format!("cannot make {}: {error}", folder.display())))?;
+    let _lock = FolderLock::take(folder).map_err(|error| environment(error.to_string()))?;
+    let key = net::key_of(&folder.join("city.key"))?;
+    let city = CityId::from(key.node());
+    let files = Files::open(folder).map_err(|error| environment(error.to_string()))?;
+    let name: String = init.name.chars().take(suanli_log::NAME_CHARS_MAX).collect();
+    match LogFiles::create(files.disk, "log", Hash(city.0)) {
+        Ok(mut log) => {
+            let time = Clock::start().now();
+            let founded = Entry::Founded { city, name: name.clone(), time };
+            log.append(&[founded.to_bytes()]).map_err(|error| log_refusal(&error))?;
+        }
+        // An earlier attempt was interrupted after the log and before the last file.
+        Err(LogFilesError::Exists { .. }) => {}
+        Err(error) => return Err(log_refusal(&error)),
+    }
+    remember(folder, &Remembered { name, port: 0 })?;
+    Ok(city)
+}
+
+/// Runs a city until it is stopped.
+///
+/// # Errors
+/// [`Refusal`] with the class that the command's exit code comes from.
+pub async fn serve(options: CityOptions) -> Result<(), Refusal> {
+    let folder = options.folder.clone();
+    let mut remembered = recall(&folder)?;
+    let _lock = FolderLock::take(&folder).map_err(|error| environment(error.to_string()))?;
+    let key = net::key_of(&folder.join("city.key"))?;
+    let city = CityId::from(key.node());
+    let files = Files::open(&folder).map_err(|error| environment(error.to_string()))?;
+    let (log, state) = recover(&files, city)?;
+    let wanted = state.blobs().into_iter().collect();
+    files.blobs.keep_only(&wanted).map_err(|error| environment(error.to_string()))?;
+    let contents = files.contents().map_err(|error| environment(error.to_string()))?;
+    let listener = listen(&options, &remembered, &key).await?;
+    let address = listener.local_addr();
+    if remembered.port != address.port() {
+        remembered.port = address.port();
+        remember(&folder, &remembered)?;
+    }
+    let addresses = match options.advertise.is_empty() {
+        true => vec![address.to_string()],
+        false => options.advertise.clone(),
+    };
+    let (control, calls) = ControlServer::start(&folder, NodeKind::City)
+        .map_err(|error| environment(error.to_string()))?;
+    let clock = Clock::start();
+    let node = CityNode::new(key.clone(), Limits::reliable(), state, contents, clock.now());
+    let (done_out, done) = mpsc::unbounded_channel();
+    let (wires, wire_events) = mpsc::channel(1024);
+    net::listen(listener, wires);
+    let program = crate::family::worker_program(&[])?;
+    let (orders, orders_in) = mpsc::unbounded_channel();
+    let measuring = tokio::spawn(evaluate::run(files.clone(), program, orders_in, done_out.clone()));
+    let mut process = Process {
+        node,
+        log,
+        key,
+        clock,
+        files: files.clone(),
+        bulk: bulk_thread(files.clone(), done_out.clone()),
+        reads: read_thread(files, done_out),
+        orders,
+        control,
+        wires: BTreeMap::new(),
+        traffic: BTreeMap::new(),
+        addresses: addresses.clone(),
+        started: Instant::now(),
+        name: remembered.name,
+        commands: 0,
+        waiting: BTreeMap::new(),
+        finished: BTreeMap::new(),
+        ended: None,
+    };
+    let ticket = process.ticket(Role::Join, TICKET_LASTS_S, TICKET_USES);
+    if let Some(ready) = options.ready {
+        // Whoever wanted to know has gone meanwhile.
+        let _ = ready.send(CityReady { city, addresses, ticket: ticket.ok() });
+    }
+    let ended = process.serve(calls, done, wire_events, options.stop).await;
+    drop(process);
+    measuring.abort();
+    let _ = measuring.await;
+    ended
+}
+
+/// The port of the last start when none is asked for and it is free, else any.
+async fn listen(
+    options: &CityOptions,
+    remembered: &Remembered,
+    key: &SecretKey,
+) -> Result<Listener, Refusal> {
+    let mut wanted = options.listen;
+    if wanted.port() == 0 && remembered.port != 0 {
+        wanted.set_port(remembered.port);
+        if let Ok(listener) = net::bind(wanted, key).await {
+            return Ok(listener);
+        }
+        wanted.set_port(0);
+    }
+    net::bind(wanted, key).await
+}
+
+/// Folds the log.
+fn recover(files: &Files, city: CityId) -> Result<(LogFiles, CityState), Refusal> {
+    let opened = LogFiles::open(files.disk.clone(), "log", Hash(city.0));
+    let (log, recovered) = opened.map_err(|error| log_refusal(&error))?;
+    for mended in &recovered.mended {
+        eprintln!("suanli: {mended}");
+    }
+    let state = fold(recovered.state.as_deref(), &recovered.bodies)?;
+    Ok((log, state))
+}
+
+/// The state that a snapshot and the entries after it give.
+pub(crate) fn fold(snapshot: Option<&[u8]>, bodies: &[Vec<u8>]) -> Result<CityState, Refusal> {
+    let corrupt = |text: String| Refusal::new(RefusalClass::Corrupt, text, "keep the folder as it is and report this");
+    let mut state = match snapshot {
+        None => CityState::new(),
+        Some(bytes) => postcard::from_bytes(bytes)
+            .map_err(|_| corrupt("the log's snapshot does not decode".into()))?,
+    };
+    for body in bodies {
+        let entry = Entry::from_bytes(body).map_err(|error| corrupt(error.to_string()))?;
+        state.apply(&entry).map_err(|error| corrupt(error.to_string()))?;
+    }
+    Ok(state)
+}
+
+fn bulk_thread(files: Files, done: mpsc::UnboundedSender<Done>) -> mpsc::UnboundedSender<Work> {
+    let (works, mut works_in) = mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        let mut bulk = Bulk::new(files);
+        while let Some(work) = works_in.blocking_recv() {
+            match bulk.perform(work) {
+                Ok(Some(report)) => {
+                    if done.send(report).is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    // What was acknowledged is on disk; going on could lose the next thing.
+                    eprintln!("suanli: the city stops: {error}");
+                    std::process::exit(i32::from(crate::EXIT_ENVIRONMENT));
+                }
+            }
+        }
+    });
+    works
+}
+
+fn read_thread(files: Files, done: mpsc::UnboundedSender<Done>) -> mpsc::UnboundedSender<Work> {
+    let (works, mut works_in) = mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        while let Some(work) = works_in.blocking_recv() {
+            let Work::Read { conn, token, source, offset, length } = work else { continue };
+            let bytes = files.read(source, offset, length).ok().map(bytes::Bytes::from);
+            if done.send(Done::Read { conn, token, bytes }).is_err() {
+                return;
+            }
+        }
+    });
+    works
+}
+
+/// Socket bytes of a member, those of closed connections included.
+#[derive(Clone, Copy, Debug, Default)]
+struct Traffic {
+    up: u64,
+    down: u64,
+    theta: u64,
+    shards: u64,
+}
+
+struct Process {
+    node: CityNode,
+    log: LogFiles,
+    key: SecretKey,
+    clock: Clock,
+    files: Files,
+    bulk: mpsc::UnboundedSender<Work>,
+    reads: mpsc::UnboundedSender<Work>,
+    orders: mpsc::UnboundedSender<evaluate::Order>,
+    control: ControlServer,
+    wires: BTreeMap<ConnId, (NodeId, Wire)>,
+    traffic: BTreeMap<NodeId, Traffic>,
+    addresses: Vec<String>,
+    started: Instant,
+    name: String,
+    commands: u64,
+    waiting: BTreeMap<CommandId, oneshot::Sender<crate::control::Answer>>,
+    finished: BTreeMap<suanli_base::JobId, (u64, Time)>,
+    ended: Option<Result<(), Refusal>>,
+}
+
+impl Process {
+    async fn serve(
+        &mut self,
+        mut calls: mpsc::Receiver<ControlCall>,
+        mut done: mpsc::UnboundedReceiver<Done>,
+        mut wires: mpsc::Receiver<WireEvent>,
+        mut stop: Stop,
+    ) -> Result<(), Refusal> {
+        self.drain()?;
+        loop {
+            if let Some(ended) = self.ended.take() {
+                return ended;
+            }
+            let (clock, wake) = (self.clock, self.node.poll_timeout());
+            tokio::select! {
+                event = wires.recv() => if let Some(event) = event { self.wire_event(event)?; },
+                Some(done) = done.recv() => self.input(Input::Done(done))?,
+                Some(call) = calls.recv() => self.call(call)?,
+                () = clock.until(wake) => self.input(Input::Tick)?,
+                _ = stop.wait() => self.ended = Some(Ok(())),
+            }
+        }
+    }
+
+    fn input(&mut self, input: Input) -> Result<(), Refusal> {
+        self.observe(&input);
+        let now = self.clock.now();
+        self.node.handle(now, input).map_err(|error| {
+            let next = "keep the folder as it is and report this";
+            Refusal::new(RefusalClass::Corrupt, error.to_string(), next)
+        })?;
+        self.drain()
+    }
+
+    fn drain(&mut self) -> Result<(), Refusal> {
+        while let Some(output) = self.node.poll_output() {
+            match output {
+                Output::Append(bodies) => self.append(&bodies)?,
+                Output::Snapshot(state) => {
+                    if let Err(error) = self.log.snapshot(&state) {
+                        if error.must_stop() {
+                            return Err(log_refusal(&error));
+                        }
+                        eprintln!("suanli: no snapshot this time: {error}");
+                    }
+                }
+                Output::Work(work) => self.work(work),
+                Output::Close { conn, why } => {
+                    eprintln!("suanli: connection closed: {why}");
+                    self.hang_up(conn);
+                }
+                Output::Reply { id, outcome, job } => self.command_done(id, outcome, job),
+                Output::Note(note) => eprintln!("suanli: {note}"),
+            }
+        }
+        self.transmit();
+        Ok(())
+    }
+
+    /// Makes entries durable, then lets them count.
+    fn append(&mut self, bodies: &[Vec<u8>]) -> Result<(), Refusal> {
+        crate::fault::point("before-append");
+        self.log.append(bodies).map_err(|error| log_refusal(&error))?;
+        crate::fault::point("after-append");
+        let before = self.published();
+        let now = self.clock.now();
+        self.node.handle(now, Input::Durable).map_err(|error| {
+            let next = "keep the folder as it is and report this";
+            Refusal::new(RefusalClass::Corrupt, error.to_string(), next)
+        })?;
+        self.tell_watchers(bodies, &before);
+        Ok(())
+    }
+
+    fn work(&mut self, work: Work) {
+        match work {
+            Work::Read { conn, source, length, .. } => {
+                self.count_read(conn, source, length);
+                // The threads end only with this loop.
+                let _ = self.reads.send(work);
+            }
+            Work::Evaluate { job, version, theta } => {
+                let Some(known) = self.node.state().jobs.get(&job) else { return };
+                let spec = Box::new(known.spec.clone());
+                let _ = self.orders.send(evaluate::Order { job, version, theta, spec });
+            }
+            work => {
+                let _ = self.bulk.send(work);
+            }
+        }
+    }
+
+    fn count_read(&mut self, conn: ConnId, source: Source, length: u32) {
+        let Some((node, _)) = self.wires.get(&conn) else { return };
+        let state = self.node.state();
+        let theta = |blob: Hash| {
+            let jobs = state.jobs.values();
+            jobs.flat_map(|job| &job.recent).any(|recent| recent.theta == Some(blob))
+        };
+        let traffic = self.traffic.entry(*node).or_default();
+        match source {
+            Source::Content(_) => traffic.shards += u64::from(length),
+            Source::Blob(blob) if theta(blob) => traffic.theta += u64::from(length),
+            _ => {}
+        }
+    }
+
+    fn transmit(&mut self) {
+        for (conn, (_, wire)) in &mut self.wires {
+            while wire.has_room() {
+                let Some(frame) = self.node.poll_transmit(*conn) else { break };
+                wire.send(frame);
+            }
+        }
+    }
+
+    fn hang_up(&mut self, conn: ConnId) {
+        if let Some((node, wire)) = self.wires.remove(&conn) {
+            let (sent, received) = wire.bytes();
+            let traffic = self.traffic.entry(node).or_default();
+            traffic.up += received;
+            traffic.down += sent;
+        }
+    }
+
+    fn wire_event(&mut self, event: WireEvent) -> Result<(), Refusal> {
+        match event {
+            WireEvent::Up { wire } => {
+                let (conn, peer) = (ConnId(wire.link()), wire.peer());
+                self.wires.insert(conn, (peer, wire));
+                self.input(Input::Opened { conn, peer, seed: net::entropy() })
+            }
+            WireEvent::Frame { link, frame } => {
+                let conn = ConnId(link);
+                if self.wires.contains_key(&conn) {
+                    return self.input(Input::Frame { conn, frame });
+                }
+                Ok(())
+            }
+            WireEvent::Room { .. } => {
+                self.transmit();
+                Ok(())
+            }
+            WireEvent::Down { link, .. } => {
+                let conn = ConnId(link);
+                self.hang_up(conn);
+                self.input(Input::Closed { conn })
+            }
+            WireEvent::Refused { why, .. } => {
+                eprintln!("suanli: a connection was refused: {why}");
+                Ok(())
+            }
+        }
+    }
+
+    /// Issues a ticket.
+    fn ticket(&self, role: Role, lasts_s: u64, uses: u32) -> Result<Ticket, Refusal> {
+        let expires = self.clock.now().after(suanli_base::Duration::from_s(lasts_s));
+        let city = CityId::from(self.key.node());
+        let (nonce, addresses) = (net::entropy(), self.addresses.clone());
+        let grant = Grant { city, role, expires, uses, nonce, addresses };
+        Ticket::issue(&self.key, grant)
+            .map_err(|error| Refusal::new(RefusalClass::Usage, error.to_string(), ""))
+    }
+}
+
+pub(crate) fn environment(text: impl Into<String>) -> Refusal {
+    Refusal::new(RefusalClass::Environment, text, "")
+}
+
+fn log_refusal(error: &LogFilesError) -> Refusal {
+    let class = match error.fault() {
+        suanli_base::Fault::Weather => RefusalClass::Environment,
+        _ => RefusalClass::Corrupt,
+    };
+    let next = match class {
+        RefusalClass::Environment => "free some room or mend the disk, then start it again: nothing acknowledged is lost",
+        _ => "keep the folder as it is; restore it from a copy, or start a new city elsewhere",
+    };
+    Refusal::new(class, error.to_string(), next)
+}
+
+fn recall(folder: &Path) -> Result<Remembered, Refusal> {
+    let path = folder.join(FILE);
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        let text = format!("{} holds no city ({error})", folder.display());
+        Refusal::new(RefusalClass::Usage, text, "make one with `suanli city init`")
+    })?;
+    toml::from_str(&text).map_err(|error| {
+        let text = format!("{} is not what this program writes there: {error}", path.display());
+        Refusal::new(RefusalClass::Corrupt, text, "write back a line like: name = \"our city\"")
+    })
+}
+
+fn remember(folder: &Path, what: &Remembered) -> Result<(), Refusal> {
+    let text = toml::to_string(what).expect("a name and a number are TOML");
+    let disk = suanli_store::RealDisk::new(folder);
+    suanli_store::write_atomic(&disk, "", FILE, text.as_bytes())
+        .map_err(|error| environment(error.to_string()))
+}
+
+/// The folder's city key, for programs that act for the operator on this machine.
+///
+/// # Errors
+/// [`Refusal`] when there is none or others may read it.
+pub fn operator_key(folder: &Path) -> Result<SecretKey, Refusal> {
+    let path: PathBuf = folder.join("city.key");
+    suanli_store::load_key(&path)
+        .map_err(|error| Refusal::new(RefusalClass::Permission, error.to_string(), ""))
+}

@@ -1,0 +1,411 @@
+//! A family's agent: it holds the key and the link, drives the node, and hands bulk work to a
+//! task of its own with the engine in a child process.
+
+mod bulk;
+mod keep;
+mod settings;
+
+use crate::clock::Clock;
+use crate::control::{
+    Answer, ControlCall, ControlReply, ControlRequest, ControlServer, FamilyOptions, FamilyReady,
+    FamilyState, FamilyStatus, LimitsStatus, NodeKind, Refusal, RefusalClass, StatusEvent, Stop,
+};
+use crate::net::{self, Wire, WireEvent};
+use bulk::{Bulk, Program, Shared};
+use keep::Keep;
+use settings::Settings;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use suanli_base::CityId;
+use suanli_bus::worker::Phase;
+use suanli_identity::{Role, SecretKey};
+use suanli_node::family::{Done, FamilyNode, Input, Output, Owner, Setup, Work};
+use suanli_rdpa::Limits;
+use suanli_store::FolderLock;
+use tokio::sync::{mpsc, oneshot};
+
+/// How long after a lost link the next attempt waits: this at first, doubled up to the most.
+const REDIAL_FIRST: Duration = Duration::from_millis(200);
+const REDIAL_MAX: Duration = Duration::from_secs(5);
+/// How long a stop waits for work that is nearly handed in.
+const FAREWELL_MAX: Duration = Duration::from_secs(20);
+
+/// Runs a family until its owner stops it or it has left its city.
+///
+/// # Errors
+/// [`Refusal`] with the class that the command's exit code comes from.
+pub async fn run(options: FamilyOptions) -> Result<(), Refusal> {
+    let environment = |error: &dyn core::fmt::Display| {
+        Refusal::new(RefusalClass::Environment, error.to_string(), "")
+    };
+    std::fs::create_dir_all(&options.folder).map_err(|e| environment(&e))?;
+    let _lock = FolderLock::take(&options.folder).map_err(|e| environment(&e))?;
+    let settings = Settings::merge(&options)?;
+    let key = net::key_of(&options.folder.join("node.key"))?;
+    let (control, calls) = ControlServer::start(&options.folder, NodeKind::Family)
+        .map_err(|e| environment(&e))?;
+    let keep = Keep::open(&options.folder).map_err(|e| environment(&e))?;
+    let saved = keep.saved().map_err(|error| match error {
+        keep::KeepError::Damaged { .. } => Refusal::new(RefusalClass::Corrupt, error.to_string(), ""),
+        error => environment(&error),
+    })?;
+    let clock = Clock::start();
+    let setup = Setup {
+        key: key.clone(),
+        city: settings.city,
+        ticket: settings.ticket.clone(),
+        name: settings.name.clone(),
+        memory_bytes: memory_lent(),
+        limits: Limits::reliable(),
+        saved,
+    };
+    let node = FamilyNode::new(setup, clock.now());
+    let shared = Arc::new(Shared::new(options.limits.share_percent));
+    let threads = options.limits.threads.unwrap_or_else(cores);
+    let program = program(&options.worker, threads)?;
+    let (done_out, done) = mpsc::unbounded_channel();
+    let (works, works_in) = mpsc::unbounded_channel();
+    let bulk = Bulk::new(keep, program, Arc::clone(&shared), done_out);
+    let bulk = tokio::spawn(bulk.run(works_in));
+    let (wire_out, wire_events) = mpsc::channel(256);
+    let mut agent = Agent {
+        node,
+        key,
+        clock,
+        settings,
+        folder: options.folder,
+        limits: LimitsStatus {
+            share_percent: options.limits.share_percent,
+            threads,
+            upload_bytes_per_day: options.limits.upload_per_day.map(|bytes| bytes.0),
+            uploaded_today_bytes: 0,
+        },
+        shared,
+        works,
+        control,
+        wire: None,
+        wire_out,
+        links: 0,
+        redial: REDIAL_FIRST,
+        address: 0,
+        dialling: false,
+        contributions: 0,
+        tokens: 0,
+        packed_tokens: 0,
+        bytes_before: (0, 0),
+        leaving: None,
+        reason: None,
+        ready: options.ready,
+        ended: None,
+    };
+    let ended = agent.serve(calls, done, wire_events, options.stop).await;
+    drop(agent);
+    // The channel is closed: the task ends, and with it the worker process.
+    bulk.abort();
+    let _ = bulk.await;
+    ended
+}
+
+/// The machine's cores.
+fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1))
+}
+
+/// Half of this machine's memory.
+fn memory_lent() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    // Where the system does not say: what the smallest machine of today has.
+    kib.map_or(2 << 30, |kib| kib * 512)
+}
+
+/// The program of the worker process: ours, unless told otherwise.
+pub(crate) fn worker_program(command: &[std::ffi::OsString]) -> Result<(PathBuf, Vec<std::ffi::OsString>), Refusal> {
+    match command.split_first() {
+        Some((exe, args)) => Ok((PathBuf::from(exe), args.to_vec())),
+        None => {
+            let exe = std::env::current_exe().map_err(|error| {
+                Refusal::new(RefusalClass::Environment, format!("where is this program? {error}"), "")
+            })?;
+            Ok((exe, vec!["worker".into()]))
+        }
+    }
+}
+
+fn program(command: &[std::ffi::OsString], threads: u32) -> Result<Program, Refusal> {
+    let (exe, args) = worker_program(command)?;
+    Ok(Program { exe, args, threads: u16::try_from(threads).unwrap_or(u16::MAX) })
+}
+
+struct Agent {
+    node: FamilyNode,
+    key: SecretKey,
+    clock: Clock,
+    settings: Settings,
+    folder: PathBuf,
+    limits: LimitsStatus,
+    shared: Arc<Shared>,
+    works: mpsc::UnboundedSender<Work>,
+    control: ControlServer,
+    wire: Option<Wire>,
+    wire_out: mpsc::Sender<WireEvent>,
+    links: u64,
+    redial: Duration,
+    address: usize,
+    dialling: bool,
+    contributions: u64,
+    tokens: u64,
+    packed_tokens: u64,
+    bytes_before: (u64, u64),
+    leaving: Option<Instant>,
+    reason: Option<String>,
+    ready: Option<oneshot::Sender<FamilyReady>>,
+    ended: Option<Result<(), Refusal>>,
+}
+
+impl Agent {
+    async fn serve(
+        &mut self,
+        mut calls: mpsc::Receiver<ControlCall>,
+        mut done: mpsc::UnboundedReceiver<Done>,
+        mut wire: mpsc::Receiver<WireEvent>,
+        mut stop: Stop,
+    ) -> Result<(), Refusal> {
+        let mut stopping = false;
+        self.dial(Duration::ZERO);
+        loop {
+            self.drain();
+            if let Some(ended) = self.ended.take() {
+                self.flush().await;
+                return ended;
+            }
+            if self.leaving.is_some_and(|since| since.elapsed() > FAREWELL_MAX) {
+                return Ok(());
+            }
+            let wake = self.node.poll_timeout();
+            let clock = self.clock;
+            let timer = async move {
+                match wake {
+                    Some(time) => clock.until(time).await,
+                    None => tokio::time::sleep(Duration::from_secs(1)).await,
+                }
+            };
+            tokio::select! {
+                event = wire.recv() => if let Some(event) = event { self.wire_event(event) },
+                Some(done) = done.recv() => self.input(Input::Done(done)),
+                Some(call) = calls.recv() => self.call(call),
+                () = timer => self.input(Input::Tick),
+                _ = stop.wait(), if !stopping => {
+                    // What is packed is on disk and handed in at the next start; the lease of a
+                    // machine that is only switched off goes to others.
+                    stopping = true;
+                    self.ended = Some(Ok(()));
+                }
+            }
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        if let Input::Done(Done::Packed { pending: Some(pending), .. }) = &input {
+            self.packed_tokens = pending.contribution.tokens.0;
+        }
+        self.node.handle(self.clock.now(), input);
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.node.poll_output() {
+            match output {
+                Output::Work(work) => self.work(work),
+                Output::Hangup { why } => {
+                    self.reason = Some(why);
+                    self.unplug();
+                    self.dial(self.redial);
+                }
+                Output::Refused { why } => {
+                    let next = "ask the city's operator for a new ticket, then: suanli join TICKET";
+                    self.ended = Some(Err(Refusal::new(RefusalClass::Permission, why, next)));
+                }
+                Output::Exit => self.ended = Some(Ok(())),
+                Output::Note(note) => {
+                    eprintln!("suanli: {note}");
+                    self.reason = Some(note);
+                }
+            }
+        }
+        self.transmit();
+        if self.node.is_admitted() {
+            self.redial = REDIAL_FIRST;
+            if let Some(ready) = self.ready.take() {
+                let node = self.key.node();
+                let (name, city) = (self.settings.name.clone(), self.settings.city);
+                // Whoever wanted to know has gone meanwhile.
+                let _ = ready.send(FamilyReady { node, name, city });
+            }
+        }
+    }
+
+    fn work(&mut self, work: Work) {
+        match &work {
+            Work::Train { .. } => self.shared.allow(),
+            Work::StopTraining => return self.shared.halt(),
+            Work::Promote { .. } => {
+                self.contributions += 1;
+                self.tokens += core::mem::take(&mut self.packed_tokens);
+            }
+            _ => {}
+        }
+        // The bulk task ends only with this loop.
+        let _ = self.works.send(work);
+    }
+
+    fn transmit(&mut self) {
+        let Some(wire) = self.wire.as_mut() else { return };
+        while wire.has_room() {
+            let Some(frame) = self.node.poll_transmit() else { return };
+            wire.send(frame);
+        }
+    }
+
+    /// Lets the last frames out before the process ends.
+    async fn flush(&mut self) {
+        self.transmit();
+        if let Some(wire) = self.wire.take() {
+            wire.close().await;
+        }
+    }
+
+    fn dial(&mut self, after: Duration) {
+        if self.dialling || self.settings.addresses.is_empty() {
+            return;
+        }
+        self.dialling = true;
+        self.links += 1;
+        let at = self.address % self.settings.addresses.len();
+        self.address += 1;
+        let address = self.settings.addresses[at].clone();
+        let wait = if self.address > self.settings.addresses.len() { after } else { Duration::ZERO };
+        net::dial(self.links, address, self.key.clone(), self.settings.city.into(), wait, self.wire_out.clone());
+    }
+
+    fn unplug(&mut self) {
+        if let Some(wire) = self.wire.take() {
+            let (up, down) = wire.bytes();
+            self.bytes_before.0 += up;
+            self.bytes_before.1 += down;
+        }
+    }
+
+    fn wire_event(&mut self, event: WireEvent) {
+        match event {
+            WireEvent::Up { wire } => {
+                self.dialling = false;
+                self.address = 0;
+                self.wire = Some(wire);
+                self.reason = None;
+                self.input(Input::Linked { seed: net::entropy() });
+            }
+            WireEvent::Refused { why, .. } => {
+                self.dialling = false;
+                self.reason = Some(why.message.clone());
+                if why.class == RefusalClass::Permission {
+                    self.ended = Some(Err(why));
+                    return;
+                }
+                self.redial = (self.redial * 2).min(REDIAL_MAX);
+                self.dial(self.redial);
+            }
+            WireEvent::Frame { link, frame } => {
+                if self.wire.as_ref().is_some_and(|wire| wire.link() == link) {
+                    self.input(Input::Frame(frame));
+                }
+            }
+            WireEvent::Room { .. } => {}
+            WireEvent::Down { link, why } => {
+                if self.wire.as_ref().is_some_and(|wire| wire.link() == link) {
+                    self.unplug();
+                    self.reason = why;
+                    self.input(Input::LinkLost);
+                    self.dial(self.redial);
+                }
+            }
+        }
+    }
+
+    fn call(&mut self, call: ControlCall) {
+        let answer: Answer = match &call.request {
+            ControlRequest::Status => Ok(ControlReply::Family(Box::new(self.status()))),
+            ControlRequest::Pause => {
+                self.input(Input::Owner(Owner::Pause));
+                Ok(ControlReply::Done)
+            }
+            ControlRequest::Resume => {
+                self.input(Input::Owner(Owner::Resume));
+                Ok(ControlReply::Done)
+            }
+            ControlRequest::Leave => {
+                self.leaving = Some(Instant::now());
+                self.input(Input::Owner(Owner::Leave));
+                Ok(ControlReply::Done)
+            }
+            ControlRequest::SetShare { percent } if (1..=100).contains(percent) => {
+                self.limits.share_percent = *percent;
+                self.shared.set_share(u16::from(*percent) * 10);
+                Ok(ControlReply::Done)
+            }
+            ControlRequest::SetShare { percent } => {
+                let text = format!("a share is 1 to 100 percent, found {percent}");
+                Err(Refusal::new(RefusalClass::Usage, text, "choose one in that range"))
+            }
+            ControlRequest::Stop => {
+                self.ended = Some(Ok(()));
+                Ok(ControlReply::Done)
+            }
+            _ => Err(Refusal::not_here(NodeKind::Family)),
+        };
+        call.answer(answer);
+    }
+
+    fn status(&self) -> FamilyStatus {
+        let worker = self.node.worker();
+        let lease = self.node.lease();
+        let state = match worker.phase {
+            _ if worker.leaving => FamilyState::Leaving,
+            _ if worker.paused => FamilyState::Paused,
+            _ if !self.node.is_admitted() && worker.phase != Phase::Training => FamilyState::Connecting,
+            Phase::Offline => FamilyState::Connecting,
+            Phase::Preparing => FamilyState::Fetching,
+            Phase::Training => FamilyState::Training,
+            Phase::Packing | Phase::HandingIn => FamilyState::HandingIn,
+            Phase::Held | Phase::Paused => FamilyState::Paused,
+            _ => FamilyState::Idle,
+        };
+        let spec = worker.job.and_then(|job| self.node.spec(job));
+        let (up, down) = self.wire.as_ref().map_or((0, 0), Wire::bytes);
+        let address = self.settings.addresses.first().cloned().unwrap_or_default();
+        FamilyStatus {
+            node: self.key.node().to_string(),
+            name: self.settings.name.clone(),
+            folder: self.folder.clone(),
+            pid: std::process::id(),
+            worker_pid: self.shared.worker_pid(),
+            city: self.settings.city.to_string(),
+            address,
+            state,
+            reason: self.reason.clone(),
+            job: worker.job.map(|job| job.to_string()),
+            job_name: spec.map(|spec| spec.name.clone()),
+            round: lease.map_or(worker.version.0, |lease| lease.base.0),
+            step: u64::from(worker.done),
+            steps: u64::from(worker.steps),
+            loss: self.shared.loss(),
+            tokens_per_s: f64::from(self.node.measured_rate()),
+            contributions: self.contributions,
+            tokens: self.tokens,
+            bytes_up: self.bytes_before.0 + up,
+            bytes_down: self.bytes_before.1 + down,
+            limits: self.limits,
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Links as a process's loop sees them: tasks that read and write frames, and one channel of
+//! events. The loop never waits for a socket; what does not fit a link waits in its session.
+
+use crate::control::{Refusal, RefusalClass};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use suanli_base::{Fault, NodeId};
+use suanli_identity::SecretKey;
+use suanli_link::{Counters, FrameReader, FrameWriter, Link, LinkError, LinkLimits, Listener};
+use suanli_rdpa::Frame;
+use suanli_store::{KeyError, create_key, load_key};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Frames between the loop and a link's writer: enough to keep a socket busy, few enough that a
+/// heart-beat is not long behind bulk.
+const FRAMES_WAITING_MAX: usize = 16;
+/// How long reaching a city may take.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One link.
+pub(crate) struct Wire {
+    link: u64,
+    peer: NodeId,
+    frames: mpsc::Sender<Frame>,
+    counters: Arc<Counters>,
+    reading: JoinHandle<()>,
+    writing: Option<JoinHandle<()>>,
+}
+
+/// What happens to links.
+pub(crate) enum WireEvent {
+    /// A link is up.
+    Up { wire: Wire },
+    /// A link could not be made.
+    Refused { why: Refusal },
+    /// A frame came.
+    Frame { link: u64, frame: Frame },
+    /// A link takes frames again.
+    Room,
+    /// A link is gone.
+    Down { link: u64, why: Option<String> },
+}
+
+impl Wire {
+    pub(crate) const fn link(&self) -> u64 {
+        self.link
+    }
+
+    pub(crate) const fn peer(&self) -> NodeId {
+        self.peer
+    }
+
+    /// Socket bytes (sent, received).
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (self.counters.up(), self.counters.down())
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.frames.capacity() > 0
+    }
+
+    /// Sends a frame; ask [`Wire::has_room`] first.
+    pub(crate) fn send(&self, frame: Frame) {
+        // A writer that has ended reports it as `Down`.
+        let _ = self.frames.try_send(frame);
+    }
+
+    /// Writes what waits and says goodbye.
+    pub(crate) async fn close(mut self) {
+        let (closed, _) = mpsc::channel(1);
+        drop(core::mem::replace(&mut self.frames, closed));
+        if let Some(writing) = self.writing.take() {
+            // A writer that panicked has written all it will.
+            let _ = tokio::time::timeout(Duration::from_secs(2), writing).await;
+        }
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.reading.abort();
+    }
+}
+
+/// Listens, or says why not.
+pub(crate) async fn bind(addr: SocketAddr, key: &SecretKey) -> Result<Listener, Refusal> {
+    Listener::bind(addr, key, LinkLimits::default())
+        .await
+        .map_err(|error| Refusal::new(RefusalClass::Environment, error.to_string(), ""))
+}
+
+/// Takes connections in for as long as the loop listens to its events.
+pub(crate) fn listen(listener: Listener, events: mpsc::Sender<WireEvent>) {
+    let links = Arc::new(AtomicU64::new(0));
+    let listener = Arc::new(listener);
+    tokio::spawn(async move {
+        while !events.is_closed() {
+            let incoming = tokio::select! {
+                incoming = listener.accept() => incoming,
+                () = events.closed() => return,
+            };
+            let Ok(incoming) = incoming else {
+                // Out of descriptors, most likely: give others time to close theirs.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let (events, links, listener) = (events.clone(), links.clone(), listener.clone());
+            tokio::spawn(async move {
+                match incoming.handshake().await {
+                    Ok(link) => {
+                        let number = links.fetch_add(1, Ordering::Relaxed) + 1;
+                        announce(number, link, events).await;
+                    }
+                    Err(error) if listener.is_news(&error) => {
+                        let _ = events.send(WireEvent::Refused { why: refusal(&error) }).await;
+                    }
+                    Err(_) => {}
+                }
+            });
+        }
+    });
+}
+
+/// Connects after a pause; the outcome is an event.
+pub(crate) fn dial(
+    number: u64,
+    address: String,
+    key: SecretKey,
+    expected: NodeId,
+    wait: Duration,
+    events: mpsc::Sender<WireEvent>,
+) {
+    tokio::spawn(async move {
+        tokio::time::sleep(wait).await;
+        match suanli_link::connect(&address, &key, expected, DIAL_TIMEOUT).await {
+            Ok(link) => announce(number, link, events).await,
+            Err(error) => {
+                // The loop has ended; nobody waits for this any more.
+                let _ = events.send(WireEvent::Refused { why: refusal(&error) }).await;
+            }
+        }
+    });
+}
+
+/// Hands a link to the loop, and begins to read only when the loop knows of it.
+async fn announce(link: u64, wire: Link, events: mpsc::Sender<WireEvent>) {
+    let (peer, counters) = (wire.peer(), wire.counters());
+    let (reader, writer) = wire.split();
+    let (frames, frames_in) = mpsc::channel(FRAMES_WAITING_MAX);
+    let (go, going) = tokio::sync::oneshot::channel::<()>();
+    let reading = tokio::spawn({
+        let events = events.clone();
+        async move {
+            if going.await.is_ok() {
+                read(link, reader, events).await;
+            }
+        }
+    });
+    let writing = Some(tokio::spawn(write(link, writer, frames_in, events.clone())));
+    let wire = Wire { link, peer, frames, counters, reading, writing };
+    if events.send(WireEvent::Up { wire }).await.is_ok() {
+        // The reader may have been dropped with the wire already.
+        let _ = go.send(());
+    }
+}
+
+async fn read(link: u64, mut reader: FrameReader, events: mpsc::Sender<WireEvent>) {
+    let why = loop {
+        match reader.next().await {
+            Ok(Some(frame)) => {
+                if events.send(WireEvent::Frame { link, frame }).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) => break None,
+            Err(error) => break Some(error.to_string()),
+        }
+    };
+    let _ = events.send(WireEvent::Down { link, why }).await;
+}
+
+async fn write(
+    link: u64,
+    mut writer: FrameWriter,
+    mut frames: mpsc::Receiver<Frame>,
+    events: mpsc::Sender<WireEvent>,
+) {
+    while let Some(frame) = frames.recv().await {
+        let was_full = frames.len() + 1 >= FRAMES_WAITING_MAX;
+        writer.push(&frame);
+        while !writer.is_full() {
+            let Ok(frame) = frames.try_recv() else { break };
+            writer.push(&frame);
+        }
+        if was_full && events.send(WireEvent::Room).await.is_err() {
+            return;
+        }
+        if let Err(error) = writer.flush().await {
+            let why = Some(error.to_string());
+            let _ = events.send(WireEvent::Down { link, why }).await;
+            return;
+        }
+    }
+    // The loop has let go of the link: a peer that is gone already is fine.
+    let _ = writer.close().await;
+}
+
+fn refusal(error: &LinkError) -> Refusal {
+    let class = match (error, error.fault()) {
+        (LinkError::WrongKey { .. }, _) => RefusalClass::Permission,
+        _ => RefusalClass::Network,
+    };
+    Refusal::new(class, error.to_string(), "")
+}
+
+/// The key in a file, made if there is none.
+pub(crate) fn key_of(path: &Path) -> Result<SecretKey, Refusal> {
+    let key = match load_key(path) {
+        Err(KeyError::Missing { .. }) => create_key(path),
+        key => key,
+    };
+    key.map_err(|error| {
+        let class = match error {
+            KeyError::Open { .. } | KeyError::FolderOpen { .. } => RefusalClass::Permission,
+            KeyError::Malformed { .. } => RefusalClass::Corrupt,
+            _ => RefusalClass::Environment,
+        };
+        Refusal::new(class, error.to_string(), "")
+    })
+}
+
+/// 64 bits of the system's entropy.
+///
+/// # Panics
+/// When the system has none, which leaves nothing safe to do.
+pub(crate) fn entropy() -> u64 {
+    let bytes = suanli_store::draw().expect("the system gives entropy");
+    u64::from_le_bytes(*bytes.first_chunk().expect("32 bytes hold eight"))
+}
