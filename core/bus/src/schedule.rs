@@ -7,7 +7,7 @@ use suanli_base::Tokens;
 /// The course of the learning rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Shape {
-    /// Warm-up, stable, then a linear decay over the last fifth.
+    /// Warm-up, stable, then a linear decay over the last `decay_share`.
     WarmupStableDecay,
     /// Warm-up, then half a cosine: for comparisons.
     Cosine,
@@ -24,6 +24,8 @@ pub struct Schedule {
     pub lr: f32,
     /// The last rate as a share of the highest.
     pub min_share: f32,
+    /// The share of the whole run over which [`Shape::WarmupStableDecay`] falls at the end.
+    pub decay_share: f32,
     /// Committed tokens until the highest rate.
     pub warmup: Tokens,
     /// Committed tokens of the whole run.
@@ -36,6 +38,7 @@ impl Schedule {
     pub fn is_sound(&self) -> bool {
         (0.0..=10.0).contains(&self.lr)
             && (0.0..=1.0).contains(&self.min_share)
+            && (0.0..=1.0).contains(&self.decay_share)
             && self.warmup <= self.total
             && self.total.0 > 0
     }
@@ -52,7 +55,11 @@ impl Schedule {
         let factor = match self.shape {
             Shape::Constant => 1.0,
             Shape::Cosine => low + (1.0 - low) * 0.5 * (1.0 + cos_pi(share)),
-            Shape::WarmupStableDecay => 1.0 - (1.0 - low) * ((share - 0.8) / 0.2).max(0.0),
+            Shape::WarmupStableDecay => {
+                let fall = f64::from(self.decay_share) * total;
+                let gone = (at.min(total) - (total - fall)).max(0.0);
+                1.0 - (1.0 - low) * if fall > 0.0 { gone / fall } else { 0.0 }
+            }
         };
         (lr * factor) as f32
     }
@@ -91,6 +98,7 @@ mod tests {
         shape: Shape::Cosine,
         lr: 4e-3,
         min_share: 0.1,
+        decay_share: 0.2,
         warmup: Tokens(100),
         total: Tokens(1100),
     };
@@ -117,7 +125,7 @@ mod tests {
     fn warm_up_stable_decay_is_level_until_its_last_fifth() {
         let wsd = Schedule { shape: Shape::WarmupStableDecay, ..COSINE };
         assert_eq!(wsd.at(800), 4e-3);
-        assert!((wsd.at(1000) - 2.2e-3).abs() < 1e-6);
+        assert!((wsd.at(990) - 2.2e-3).abs() < 1e-6);
         assert!((wsd.at(1100) - 4e-4).abs() < 1e-9);
     }
 

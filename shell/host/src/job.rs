@@ -1,0 +1,236 @@
+//! A job from its file to a folder that a city can take in, and from a city to a checkpoint.
+
+use crate::control::{Refusal, RefusalClass};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use suanli_base::{JobId, Round, Tokens};
+use suanli_bus::merge::hash_chunks;
+use suanli_bus::{
+    DataSpec, JOB_FORMAT, JobSpec, Replicas, Schedule, Shape as Course, ShardSpec, Training,
+};
+use suanli_engine::{Cancel, ModelConfig, initial_params};
+use suanli_engine::order::GROUP_SAMPLES;
+use suanli_params::{BYTE_CHUNK, CHUNK_ELEMENTS, Codec};
+use suanli_rdpa::{RegionInfo, Shape};
+use suanli_store::checkpoint::{self, Checkpoint};
+use suanli_store::data::{self, DataError, Progress, Recipe};
+use suanli_store::job_file::{self, CodecName, JobFile, Length};
+
+/// The file in a prepared folder that says what else is there.
+const INDEX: &str = "job.index";
+const THETA: &str = "theta.bin";
+/// Bytes of an index, at most: descriptions of up to 256 shards.
+const INDEX_BYTES_MAX: u64 = 64 << 20;
+/// Versions a contribution may be late and still count.
+const STALENESS_MAX: u64 = 2;
+
+/// A job ready to be handed to a city.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// Canonical bytes of the specification.
+    pub spec: Vec<u8>,
+    /// What the specification names: files and their descriptions.
+    pub contents: Vec<(PathBuf, RegionInfo)>,
+    /// Where the index lies.
+    pub folder: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Index {
+    spec: Vec<u8>,
+    contents: Vec<(PathBuf, RegionInfo)>,
+}
+
+/// Prepares the data a job file names and draws its first parameters, below `out`.
+///
+/// # Errors
+/// [`Refusal`] of the class that fits: the data and the model are the trainer's, the disk ours.
+pub fn prepare(
+    name: &str,
+    file: &JobFile,
+    base: &Path,
+    out: &Path,
+    progress: &mut dyn FnMut(Progress),
+    cancel: &Cancel,
+) -> Result<Prepared, Refusal> {
+    let recipe = Recipe::of_job(file);
+    let data = data::prepare(&file.data_paths(base), &recipe, out, progress, cancel)
+        .map_err(|error| data_refusal(&error))?;
+    let manifest = data.manifest();
+    let model = file.model_config(manifest.vocab as usize);
+    model.check().map_err(|error| input(error.to_string()))?;
+    let spec = spec_of(name, file, &model, &data)?;
+    let bytes = spec.to_bytes();
+    let folder = out.join(format!("job-{}", JobSpec::id_of(&bytes).short()));
+    std::fs::create_dir_all(&folder).map_err(|error| disk(&folder, &error))?;
+    let theta = initial_params(&model, file.training.seed);
+    let theta_bytes: Vec<u8> = theta.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let path = folder.join(THETA);
+    std::fs::write(&path, &theta_bytes).map_err(|error| disk(&path, &error))?;
+    let mut contents = vec![(path, describe(&theta_bytes, CHUNK_ELEMENTS.min(theta.len()) * 4)?)];
+    for path in data.files() {
+        let bytes = std::fs::read(&path).map_err(|error| disk(&path, &error))?;
+        contents.push((path, describe(&bytes, BYTE_CHUNK)?));
+    }
+    let index = Index { spec: bytes.clone(), contents: contents.clone() };
+    let text = postcard::to_stdvec(&index).expect("our own types always encode");
+    let path = folder.join(INDEX);
+    std::fs::write(&path, text).map_err(|error| disk(&path, &error))?;
+    Ok(Prepared { spec: bytes, contents, folder })
+}
+
+impl Prepared {
+    /// Opens what [`prepare`] left.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the folder is none or is damaged.
+    pub fn open(folder: &Path) -> Result<Self, Refusal> {
+        let path = folder.join(INDEX);
+        let length = std::fs::metadata(&path).map_err(|error| disk(&path, &error))?.len();
+        let bytes = (length <= INDEX_BYTES_MAX).then(|| std::fs::read(&path));
+        let bytes = bytes.transpose().map_err(|error| disk(&path, &error))?;
+        let index: Option<Index> = bytes.and_then(|bytes| postcard::from_bytes(&bytes).ok());
+        let Some(Index { spec, contents }) = index else {
+            return Err(input(format!("{} is not a prepared job; prepare it again", path.display())));
+        };
+        Ok(Self { spec, contents, folder: folder.to_path_buf() })
+    }
+
+    /// The job's id.
+    #[must_use]
+    pub fn id(&self) -> JobId {
+        JobSpec::id_of(&self.spec)
+    }
+}
+
+fn describe(bytes: &[u8], chunk_bytes: usize) -> Result<RegionInfo, Refusal> {
+    let chunk = u32::try_from(chunk_bytes).expect("chunks are below 4 MiB");
+    RegionInfo::of(1, bytes, chunk).map_err(|error| input(error.to_string()))
+}
+
+fn spec_of(
+    name: &str,
+    file: &JobFile,
+    model: &ModelConfig,
+    data: &data::Prepared,
+) -> Result<JobSpec, Refusal> {
+    let manifest = data.manifest();
+    let shard = |shard: &data::Shard| ShardSpec {
+        bytes: shard.bytes,
+        samples: shard.samples,
+        root: shard.root,
+    };
+    let theta = initial_params(model, file.training.seed);
+    let spec = JobSpec {
+        format: JOB_FORMAT,
+        name: name.chars().take(64).collect(),
+        model: serde_json::to_string(model).expect("plain numbers are JSON"),
+        parameters: theta.len() as u64,
+        replica_memory_bytes: model.training_memory_bytes(file.training.batch_sequences as usize),
+        theta_root: suanli_params::root(&hash_chunks(&theta)),
+        tokenizer: describe(data.tokenizer_json().as_bytes(), BYTE_CHUNK)?.root,
+        data: DataSpec {
+            sample_tokens: manifest.sample_tokens,
+            token_bytes: manifest.token_bytes,
+            samples: manifest.samples,
+            group: GROUP_SAMPLES as u32,
+            order_seed: file.training.seed,
+            shards: manifest.shards.iter().map(shard).collect(),
+            held_out: shard(&manifest.held_out),
+        },
+        training: training_of(file),
+        replicas: Replicas {
+            min: file.replicas.min,
+            expected: file.replicas.expected,
+            max: file.replicas.max,
+            quorum_per_mille: (file.replicas.quorum * 1000.0) as u32,
+            grace_ms: file.replicas.grace_ms,
+            staleness_max: STALENESS_MAX,
+        },
+    };
+    spec.check().map_err(|error| input(error.to_string()))?;
+    Ok(spec)
+}
+
+fn training_of(file: &JobFile) -> Training {
+    let t = &file.training;
+    let total = file.tokens_total();
+    let (rounds, tokens) = match t.length {
+        Length::Rounds(rounds) => (rounds, Tokens(0)),
+        Length::Tokens(tokens) => (0, Tokens(tokens)),
+    };
+    Training {
+        inner_steps: t.inner_steps,
+        batch_sequences: t.batch_sequences,
+        schedule: Schedule {
+            shape: match t.schedule {
+                job_file::Schedule::Wsd => Course::WarmupStableDecay,
+                job_file::Schedule::Cosine => Course::Cosine,
+            },
+            lr: t.lr as f32,
+            min_share: t.min_lr as f32,
+            decay_share: t.decay as f32,
+            warmup: Tokens((t.warmup * total as f64) as u64),
+            total: Tokens(total),
+        },
+        beta1: t.beta1 as f32,
+        beta2: t.beta2 as f32,
+        eps: 1e-8,
+        weight_decay: t.weight_decay as f32,
+        clip: t.clip as f32,
+        outer_lr: t.outer_lr as f32,
+        outer_momentum: t.outer_momentum as f32,
+        codec: match t.codec {
+            CodecName::Int4 => Codec::Int4,
+            CodecName::F32 => Codec::F32,
+        },
+        rounds,
+        tokens,
+    }
+}
+
+/// Writes parameters as a Hugging Face folder.
+///
+/// # Errors
+/// [`Refusal`] when the folder is in the way or the disk refuses.
+pub fn export(
+    spec: &JobSpec,
+    version: Round,
+    tokens: Tokens,
+    theta: &[u8],
+    tokenizer: &[u8],
+    dir: &Path,
+) -> Result<(), Refusal> {
+    let model: ModelConfig = serde_json::from_str(&spec.model)
+        .map_err(|error| Refusal::new(RefusalClass::Corrupt, format!("the job's model: {error}"), ""))?;
+    let params: Vec<f32> = theta
+        .chunks_exact(4)
+        .map(|w| f32::from_le_bytes([w[0], w[1], w[2], w[3]]))
+        .collect();
+    let tokenizer = String::from_utf8_lossy(tokenizer).into_owned();
+    let _ = (version, tokens);
+    checkpoint::write(dir, &Checkpoint { model, params, tokenizer }, spec.name.as_str())
+        .map_err(|error| Refusal::new(RefusalClass::Environment, error.to_string(), ""))
+}
+
+fn input(text: String) -> Refusal {
+    Refusal::new(RefusalClass::Input, text, "")
+}
+
+fn disk(path: &Path, error: &std::io::Error) -> Refusal {
+    Refusal::new(RefusalClass::Environment, format!("{}: {error}", path.display()), "")
+}
+
+fn data_refusal(error: &DataError) -> Refusal {
+    let class = match error.fault() {
+        suanli_base::Fault::Weather => RefusalClass::Environment,
+        _ => RefusalClass::Input,
+    };
+    Refusal::new(class, error.to_string(), "")
+}
+
+/// The shape that content of `bytes` bytes has in a city.
+#[must_use]
+pub const fn content_shape(bytes: u64) -> Shape {
+    Shape { bytes, chunk_bytes: BYTE_CHUNK as u32 }
+}
