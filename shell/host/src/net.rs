@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use suanli_base::{Fault, NodeId};
+use suanli_base::NodeId;
 use suanli_identity::SecretKey;
 use suanli_link::{Counters, FrameReader, FrameWriter, Link, LinkError, LinkLimits, Listener};
 use suanli_rdpa::Frame;

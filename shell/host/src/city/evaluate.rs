@@ -109,7 +109,7 @@ async fn measure(
         tokens: TokenRange { area: 0, start: 0, len: u64::from(sequences) * u64::from(words) },
         theta: Theta::Base,
     });
-    match worker.call(work, |_| {}).await.map_err(|error| error.to_string())? {
+    match worker.call(work, |_: &Reply| {}).await.map_err(|error| error.to_string())? {
         Reply::Evaluated(evaluated) if evaluated.tokens > 0 => Ok(evaluated.loss as f32),
         _ => Err("the engine did not evaluate".into()),
     }

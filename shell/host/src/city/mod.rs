@@ -6,11 +6,11 @@ mod files;
 mod operator;
 mod status;
 
-pub(crate) use files::{Files, open_heads};
+pub(crate) use files::Files;
 
 use crate::clock::Clock;
 use crate::control::{
-    CityInit, CityOptions, CityReady, ControlCall, ControlReply, ControlRequest, ControlServer,
+    CityInit, CityOptions, CityReady, ControlCall, ControlServer,
     NodeKind, Refusal, RefusalClass, Stop,
 };
 use crate::net::{self, Wire, WireEvent};
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use suanli_base::{CityId, Hash, NodeId, Time};
+use suanli_base::{CityId, Hash, NodeId};
 use suanli_bus::CityState;
 use suanli_identity::{Grant, Role, SecretKey, Ticket};
 use suanli_link::Listener;
@@ -92,7 +92,7 @@ pub async fn serve(options: CityOptions) -> Result<(), Refusal> {
     files.blobs.keep_only(&wanted).map_err(|error| environment(error.to_string()))?;
     let contents = files.contents().map_err(|error| environment(error.to_string()))?;
     let listener = listen(&options, &remembered, &key).await?;
-    let address = listener.local_addr();
+    let address = listener.local_addr().map_err(|error| environment(error.to_string()))?;
     if remembered.port != address.port() {
         remembered.port = address.port();
         remember(&folder, &remembered)?;
@@ -128,7 +128,6 @@ pub async fn serve(options: CityOptions) -> Result<(), Refusal> {
         name: remembered.name,
         commands: 0,
         waiting: BTreeMap::new(),
-        finished: BTreeMap::new(),
         ended: None,
     };
     let ticket = process.ticket(Role::Join, TICKET_LASTS_S, TICKET_USES);
@@ -249,7 +248,6 @@ struct Process {
     name: String,
     commands: u64,
     waiting: BTreeMap<CommandId, oneshot::Sender<crate::control::Answer>>,
-    finished: BTreeMap<suanli_base::JobId, (u64, Time)>,
     ended: Option<Result<(), Refusal>>,
 }
 
@@ -278,7 +276,7 @@ impl Process {
     }
 
     fn input(&mut self, input: Input) -> Result<(), Refusal> {
-        self.observe(&input);
+        self.tell_connection(&input);
         let now = self.clock.now();
         self.node.handle(now, input).map_err(|error| {
             let next = "keep the folder as it is and report this";
@@ -317,13 +315,12 @@ impl Process {
         crate::fault::point("before-append");
         self.log.append(bodies).map_err(|error| log_refusal(&error))?;
         crate::fault::point("after-append");
-        let before = self.published();
         let now = self.clock.now();
         self.node.handle(now, Input::Durable).map_err(|error| {
             let next = "keep the folder as it is and report this";
             Refusal::new(RefusalClass::Corrupt, error.to_string(), next)
         })?;
-        self.tell_watchers(bodies, &before);
+        self.tell_watchers(bodies);
         Ok(())
     }
 

@@ -8,7 +8,6 @@ use suanli_base::JobId;
 use suanli_bus::JobOutcome;
 use suanli_log::JobPhase;
 use suanli_node::city::{Command, CommandId, Input};
-use suanli_store::checkpoint;
 
 impl Process {
     pub(super) fn call(&mut self, call: ControlCall) -> Result<(), Refusal> {
@@ -111,7 +110,6 @@ impl Process {
             .map_err(|error| environment(format!("the tokenizer's file: {error}")))?;
         let theta = self.files.blobs.get(job.state.theta).map_err(|error| environment(error.to_string()))?;
         crate::job::export(&job.spec, job.version, job.tokens, &theta, &tokenizer, dir)?;
-        let _ = checkpoint::FILE_CONFIG;
         Ok(ControlReply::Exported {
             dir: dir.to_path_buf(),
             round: job.version.0,

@@ -225,7 +225,7 @@ impl Bulk {
         let fits = private.sealed.is_empty() || private.residual.len() == parameters * 4;
         let private = if fits { private } else { PrivateState::default() };
         let hash = private.hash();
-        *self.shared.link() = Some((worker.handle(), None));
+        *self.shared.link() = Some((worker.handle().clone(), None));
         self.open = Some(Open {
             job,
             spec,
@@ -406,7 +406,8 @@ impl Bulk {
         let parameters = residual.len();
         let chunk = encoded_len(codec, CHUNK_ELEMENTS.min(parameters));
         let mut salt = [0; 16];
-        getrandom::fill(&mut salt).map_err(|error| error.to_string())?;
+        let drawn = suanli_store::draw().map_err(|error| error.to_string())?;
+        salt.copy_from_slice(&drawn[..16]);
         let contribution = Contribution {
             format: CONTRIBUTION_FORMAT,
             job: record.job,
@@ -571,7 +572,7 @@ impl Open {
             error.to_string()
         })?;
         if stoppable {
-            *shared.link() = Some((self.worker.handle(), Some(id)));
+            *shared.link() = Some((self.worker.handle().clone(), Some(id)));
             if shared.stop.load(Ordering::SeqCst) {
                 self.worker.handle().cancel(id);
             }
@@ -595,7 +596,7 @@ impl Open {
             }
         };
         if stoppable {
-            *shared.link() = Some((self.worker.handle(), None));
+            *shared.link() = Some((self.worker.handle().clone(), None));
         }
         outcome
     }

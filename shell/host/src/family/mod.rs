@@ -8,7 +8,7 @@ mod settings;
 use crate::clock::Clock;
 use crate::control::{
     Answer, ControlCall, ControlReply, ControlRequest, ControlServer, FamilyOptions, FamilyReady,
-    FamilyState, FamilyStatus, LimitsStatus, NodeKind, Refusal, RefusalClass, StatusEvent, Stop,
+    FamilyState, FamilyStatus, LimitsStatus, NodeKind, Refusal, RefusalClass, Stop,
 };
 use crate::net::{self, Wire, WireEvent};
 use bulk::{Bulk, Program, Shared};
@@ -17,9 +17,8 @@ use settings::Settings;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use suanli_base::CityId;
 use suanli_bus::worker::Phase;
-use suanli_identity::{Role, SecretKey};
+use suanli_identity::SecretKey;
 use suanli_node::family::{Done, FamilyNode, Input, Output, Owner, Setup, Work};
 use suanli_rdpa::Limits;
 use suanli_store::FolderLock;
