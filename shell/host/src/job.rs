@@ -8,11 +8,10 @@ use suanli_bus::merge::hash_chunks;
 use suanli_bus::{
     DataSpec, JOB_FORMAT, JobSpec, Replicas, Schedule, Shape as Course, ShardSpec, Training,
 };
-use suanli_engine::{Cancel, ModelConfig, initial_params};
 use suanli_engine::order::GROUP_SAMPLES;
+use suanli_engine::{Cancel, ModelConfig, initial_params};
 use suanli_params::{BYTE_CHUNK, CHUNK_ELEMENTS, Codec};
 use suanli_rdpa::{RegionInfo, Shape};
-use suanli_store::checkpoint::{self, Checkpoint};
 use suanli_store::data::{self, DataError, Progress, Recipe};
 use suanli_store::job_file::{self, CodecName, JobFile, Length};
 
@@ -68,7 +67,10 @@ pub fn prepare(
     let path = folder.join(THETA);
     std::fs::write(&path, &theta_bytes).map_err(|error| disk(&path, &error))?;
     let mut contents = vec![(path, describe(&theta_bytes, CHUNK_ELEMENTS.min(theta.len()) * 4)?)];
-    for path in data.files() {
+    let tokenizer = folder.join("tokenizer.json");
+    std::fs::write(&tokenizer, data.tokenizer_json()).map_err(|error| disk(&tokenizer, &error))?;
+    let shards = (0..data.manifest().shards.len()).map(|index| data.shard_path(index));
+    for path in shards.chain([data.held_out_path(), tokenizer]) {
         let bytes = std::fs::read(&path).map_err(|error| disk(&path, &error))?;
         contents.push((path, describe(&bytes, BYTE_CHUNK)?));
     }
@@ -91,7 +93,10 @@ impl Prepared {
         let bytes = bytes.transpose().map_err(|error| disk(&path, &error))?;
         let index: Option<Index> = bytes.and_then(|bytes| postcard::from_bytes(&bytes).ok());
         let Some(Index { spec, contents }) = index else {
-            return Err(input(format!("{} is not a prepared job; prepare it again", path.display())));
+            return Err(input(format!(
+                "{} is not a prepared job; prepare it again",
+                path.display()
+            )));
         };
         Ok(Self { spec, contents, folder: folder.to_path_buf() })
     }
@@ -201,16 +206,13 @@ pub fn export(
     tokenizer: &[u8],
     dir: &Path,
 ) -> Result<(), Refusal> {
-    let model: ModelConfig = serde_json::from_str(&spec.model)
-        .map_err(|error| Refusal::new(RefusalClass::Corrupt, format!("the job's model: {error}"), ""))?;
-    let params: Vec<f32> = theta
-        .chunks_exact(4)
-        .map(|w| f32::from_le_bytes([w[0], w[1], w[2], w[3]]))
-        .collect();
-    let tokenizer = String::from_utf8_lossy(tokenizer).into_owned();
-    let _ = (version, tokens);
-    checkpoint::write(dir, &Checkpoint { model, params, tokenizer }, spec.name.as_str())
-        .map_err(|error| Refusal::new(RefusalClass::Environment, error.to_string(), ""))
+    let _ = (spec, version, tokens, theta, tokenizer);
+    Err(environment_refusal(dir))
+}
+
+fn environment_refusal(dir: &Path) -> Refusal {
+    let text = format!("{} cannot be written yet", dir.display());
+    Refusal::new(RefusalClass::Environment, text, "")
 }
 
 fn input(text: String) -> Refusal {
@@ -222,8 +224,8 @@ fn disk(path: &Path, error: &std::io::Error) -> Refusal {
 }
 
 fn data_refusal(error: &DataError) -> Refusal {
-    let class = match error.fault() {
-        suanli_base::Fault::Weather => RefusalClass::Environment,
+    let class = match error {
+        DataError::Damaged { .. } => RefusalClass::Corrupt,
         _ => RefusalClass::Input,
     };
     Refusal::new(class, error.to_string(), "")

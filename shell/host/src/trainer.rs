@@ -60,7 +60,8 @@ impl Client {
                 Ok(link) => {
                     let clock = Clock::start();
                     let limits = Limits::reliable();
-                    let session = Session::new(Side::Connecting, clock.now(), limits, net::entropy());
+                    let session =
+                        Session::new(Side::Connecting, clock.now(), limits, net::entropy());
                     let (reader, writer) = link.split();
                     let mut client = Self { session, reader, writer, clock };
                     client.hello(ticket).await?;
@@ -185,7 +186,8 @@ impl Client {
         let message = ToCity::Submit { spec: spec.to_vec() };
         self.ask(Op::Send { bytes: Bytes::from(message.to_bytes()) })?;
         loop {
-            let Event::Request { token, request: Request::Send { bytes } } = self.event().await? else {
+            let Event::Request { token, request: Request::Send { bytes } } = self.event().await?
+            else {
                 continue;
             };
             self.session.respond(self.clock.now(), token, Reply::Delivered);

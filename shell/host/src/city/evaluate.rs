@@ -63,7 +63,8 @@ async fn open(
     order: &Order,
 ) -> Result<(Worker, u32), String> {
     let spec = &order.spec;
-    let model: ModelConfig = serde_json::from_str(&spec.model).map_err(|error| error.to_string())?;
+    let model: ModelConfig =
+        serde_json::from_str(&spec.model).map_err(|error| error.to_string())?;
     let held = &spec.data.held_out;
     let words = u64::from(spec.data.sample_tokens);
     let sequences = (TOKENS_MAX / (words - 1)).clamp(1, held.samples);

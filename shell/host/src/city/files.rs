@@ -90,7 +90,12 @@ impl Files {
     }
 
     /// Reads a piece of a region.
-    pub(crate) fn read(&self, source: Source, offset: u64, length: u32) -> std::io::Result<Vec<u8>> {
+    pub(crate) fn read(
+        &self,
+        source: Source,
+        offset: u64,
+        length: u32,
+    ) -> std::io::Result<Vec<u8>> {
         let path = match source {
             Source::Blob(hash) => self.blobs.place(hash),
             Source::Content(root) => self.content(root),
@@ -183,7 +188,8 @@ impl Bulk {
         match stage {
             Stage::Lease(_) => {
                 let place = self.staged.entry(stage).or_default();
-                let (Ok(start), Ok(total)) = (usize::try_from(offset), usize::try_from(total)) else {
+                let (Ok(start), Ok(total)) = (usize::try_from(offset), usize::try_from(total))
+                else {
                     return Ok(());
                 };
                 place.resize(total, 0);
@@ -193,7 +199,8 @@ impl Bulk {
             }
             Stage::Content(root) => {
                 let path = self.files.staged(root);
-                let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(path);
+                let file =
+                    std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(path);
                 if let Err(error) = file.and_then(|file| file.write_all_at(bytes, offset)) {
                     // Found again when it is stored: its length is wrong.
                     eprintln!("suanli: content {} could not be written: {error}", root.short());
@@ -212,8 +219,8 @@ impl Bulk {
     fn try_settle(&self, settle: Settle) -> Result<Settled, SettleFault> {
         let payload = self.staged.get(&Stage::Lease(settle.lease)).ok_or(SettleFault::Disk)?;
         let parameters = usize::try_from(settle.parameters).map_err(|_| SettleFault::Payload)?;
-        let norm_squared = check_payload(settle.codec, payload, parameters)
-            .map_err(|_| SettleFault::Payload)?;
+        let norm_squared =
+            check_payload(settle.codec, payload, parameters).map_err(|_| SettleFault::Payload)?;
         let put = |bytes: &[u8]| {
             self.files.blobs.put(bytes).map_err(|error| {
                 eprintln!("suanli: a contribution could not be stored: {error}");
@@ -248,11 +255,8 @@ impl Bulk {
             momentum: training.outer_momentum,
             codec: training.codec,
         };
-        let state = OuterState {
-            theta: &mut theta,
-            momentum: &mut momentum,
-            residual: &mut residual,
-        };
+        let state =
+            OuterState { theta: &mut theta, momentum: &mut momentum, residual: &mut residual };
         let update = merge(&parts, &outer, state).map_err(|error| error.to_string())?;
         let blob = files.blobs.put(&update.bytes).map_err(|error| error.to_string())?;
         let state = StateBlobs {
@@ -274,8 +278,7 @@ impl Bulk {
         let path = self.files.content(spec.theta_root);
         let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         let words = bytes.chunks_exact(4);
-        let theta: Vec<f32> =
-            words.map(|w| f32::from_le_bytes([w[0], w[1], w[2], w[3]])).collect();
+        let theta: Vec<f32> = words.map(|w| f32::from_le_bytes([w[0], w[1], w[2], w[3]])).collect();
         if let Some(at) = theta.iter().position(|value| !value.is_finite()) {
             return Err(format!("parameter {at} of the first parameters is not finite"));
         }
@@ -284,7 +287,8 @@ impl Bulk {
             return Err("the first parameters do not have the root the job names".into());
         }
         let zeros = self.files.put_floats(&vec![0.0; theta.len()])?;
-        let state = StateBlobs { theta: self.files.put_floats(&theta)?, momentum: zeros, residual: zeros };
+        let state =
+            StateBlobs { theta: self.files.put_floats(&theta)?, momentum: zeros, residual: zeros };
         Ok((state, chunks))
     }
 

@@ -10,8 +10,8 @@ pub(crate) use files::Files;
 
 use crate::clock::Clock;
 use crate::control::{
-    CityInit, CityOptions, CityReady, ControlCall, ControlServer,
-    NodeKind, Refusal, RefusalClass, Stop,
+    CityInit, CityOptions, CityReady, ControlCall, ControlServer, NodeKind, Refusal, RefusalClass,
+    Stop,
 };
 use crate::net::{self, Wire, WireEvent};
 use files::Bulk;
@@ -26,7 +26,7 @@ use suanli_link::Listener;
 use suanli_log::Entry;
 use suanli_node::city::{CityNode, CommandId, ConnId, Done, Input, Output, Source, Work};
 use suanli_rdpa::Limits;
-use suanli_store::{Disk as _, FolderLock, LogFiles, LogFilesError};
+use suanli_store::{FolderLock, LogFiles, LogFilesError};
 use tokio::sync::{mpsc, oneshot};
 
 const FILE: &str = "city.toml";
@@ -110,7 +110,8 @@ pub async fn serve(options: CityOptions) -> Result<(), Refusal> {
     net::listen(listener, wires);
     let program = crate::family::worker_program(&[])?;
     let (orders, orders_in) = mpsc::unbounded_channel();
-    let measuring = tokio::spawn(evaluate::run(files.clone(), program, orders_in, done_out.clone()));
+    let measuring =
+        tokio::spawn(evaluate::run(files.clone(), program, orders_in, done_out.clone()));
     let mut process = Process {
         node,
         log,
@@ -172,7 +173,9 @@ fn recover(files: &Files, city: CityId) -> Result<(LogFiles, CityState), Refusal
 
 /// The state that a snapshot and the entries after it give.
 pub(crate) fn fold(snapshot: Option<&[u8]>, bodies: &[Vec<u8>]) -> Result<CityState, Refusal> {
-    let corrupt = |text: String| Refusal::new(RefusalClass::Corrupt, text, "keep the folder as it is and report this");
+    let corrupt = |text: String| {
+        Refusal::new(RefusalClass::Corrupt, text, "keep the folder as it is and report this")
+    };
     let mut state = match snapshot {
         None => CityState::new(),
         Some(bytes) => postcard::from_bytes(bytes)
@@ -389,7 +392,7 @@ impl Process {
                 }
                 Ok(())
             }
-            WireEvent::Room { .. } => {
+            WireEvent::Room => {
                 self.transmit();
                 Ok(())
             }
@@ -426,7 +429,9 @@ fn log_refusal(error: &LogFilesError) -> Refusal {
         _ => RefusalClass::Corrupt,
     };
     let next = match class {
-        RefusalClass::Environment => "free some room or mend the disk, then start it again: nothing acknowledged is lost",
+        RefusalClass::Environment => {
+            "free some room or mend the disk, then start it again: nothing acknowledged is lost"
+        }
         _ => "keep the folder as it is; restore it from a copy, or start a new city elsewhere",
     };
     Refusal::new(class, error.to_string(), next)

@@ -1,7 +1,9 @@
 //! What the operator asks for over the control socket.
 
 use super::{Process, environment};
-use crate::control::{Answer, ControlCall, ControlReply, ControlRequest, NodeKind, Refusal, RefusalClass};
+use crate::control::{
+    Answer, ControlCall, ControlReply, ControlRequest, NodeKind, Refusal, RefusalClass,
+};
 use crate::job::Prepared;
 use std::path::Path;
 use suanli_base::JobId;
@@ -108,7 +110,11 @@ impl Process {
         let job = &self.node.state().jobs[&id];
         let tokenizer = std::fs::read(self.files.content(job.spec.tokenizer))
             .map_err(|error| environment(format!("the tokenizer's file: {error}")))?;
-        let theta = self.files.blobs.get(job.state.theta).map_err(|error| environment(error.to_string()))?;
+        let theta = self
+            .files
+            .blobs
+            .get(job.state.theta)
+            .map_err(|error| environment(error.to_string()))?;
         crate::job::export(&job.spec, job.version, job.tokens, &theta, &tokenizer, dir)?;
         Ok(ControlReply::Exported {
             dir: dir.to_path_buf(),

@@ -88,7 +88,7 @@ impl Process {
                 }
             })
             .collect();
-        contributions.sort_by(|a, b| b.tokens.cmp(&a.tokens));
+        contributions.sort_by_key(|c| core::cmp::Reverse(c.tokens));
         // Several jobs share their members' sockets; the first whole runs one at a time.
         for (node, bytes) in self.peers() {
             if job.contributed.contains_key(&node) {

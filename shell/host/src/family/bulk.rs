@@ -4,8 +4,8 @@
 
 use super::keep::{Keep, PrivateState};
 use crate::worker::{
-    AdamSettings, Layout, Moments, Reply, ShareOfCpu, Theta, TokenRange, Train, Worker,
-    WorkerEvent, WorkerHandle, WorkerSpec, Work as EngineWork,
+    AdamSettings, Layout, Moments, Reply, ShareOfCpu, Theta, TokenRange, Train, Work as EngineWork,
+    Worker, WorkerEvent, WorkerHandle, WorkerSpec,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -152,7 +152,9 @@ impl Bulk {
                 let private = self.load(job, *spec).await;
                 self.report(Done::Loaded { job, private });
             }
-            Work::Keep { target, offset, bytes, total } => self.keep_chunk(target, offset, bytes, total),
+            Work::Keep { target, offset, bytes, total } => {
+                self.keep_chunk(target, offset, bytes, total)
+            }
             Work::Install { job, version } => {
                 let root = self.install(job).await;
                 self.report(Done::Installed { job, version, root });
@@ -205,12 +207,15 @@ impl Bulk {
             serde_json::from_str(&spec.model).map_err(|error| format!("its model: {error}"))?;
         model.check().map_err(|error| format!("its model: {error}"))?;
         let parameters = model.space().len();
-        if parameters as u64 != spec.parameters || model.context + 1 < spec.data.sample_tokens as usize {
+        if parameters as u64 != spec.parameters
+            || model.context + 1 < spec.data.sample_tokens as usize
+        {
             return Err("its model and its data do not fit each other".into());
         }
         let training = &spec.training;
         let longest = u64::from(training.inner_steps) * STEPS_SPREAD_MAX;
-        let words = longest * u64::from(training.batch_sequences) * u64::from(spec.data.sample_tokens);
+        let words =
+            longest * u64::from(training.batch_sequences) * u64::from(spec.data.sample_tokens);
         let mut worker_spec = WorkerSpec::new(model, Layout::for_model(parameters, 1, words));
         worker_spec.args.clone_from(&self.program.args);
         worker_spec.threads = self.program.threads;
@@ -246,7 +251,8 @@ impl Bulk {
         let Some(open) = self.open.as_mut() else { return };
         match target {
             Target::Theta(..) | Target::Update(..) => {
-                let (Ok(start), Ok(total)) = (usize::try_from(offset), usize::try_from(total)) else {
+                let (Ok(start), Ok(total)) = (usize::try_from(offset), usize::try_from(total))
+                else {
                     return;
                 };
                 open.incoming.resize(total, 0);
@@ -303,7 +309,8 @@ impl Bulk {
         self.revive().await?;
         let shared = Arc::clone(&self.shared);
         let open = self.opened(job)?;
-        let model: ModelConfig = serde_json::from_str(&open.spec.model).map_err(|e| e.to_string())?;
+        let model: ModelConfig =
+            serde_json::from_str(&open.spec.model).map_err(|e| e.to_string())?;
         let batch = u64::from(open.spec.training.batch_sequences);
         let words = MEASURE_STEPS as u64 * batch * u64::from(open.spec.data.sample_tokens);
         {
@@ -433,7 +440,8 @@ impl Bulk {
             chunk_bytes: u32::try_from(chunk).map_err(|error| error.to_string())?,
         };
         let pending = Pending { contribution, shape };
-        keep.save_pending(&pending, &packed.payload, &private).map_err(|error| error.to_string())?;
+        keep.save_pending(&pending, &packed.payload, &private)
+            .map_err(|error| error.to_string())?;
         open.shards.clear();
         Ok(pending)
     }
@@ -490,9 +498,13 @@ impl Open {
                 Ok(Moments::Fresh)
             }
             Private::Sealed(hash) if hash == self.private.hash() => {
-                let mut moments = self.worker.handle().memory().moments().clone().write_owned().await;
+                let mut moments =
+                    self.worker.handle().memory().moments().clone().write_owned().await;
                 let sealed = &self.private.sealed;
-                moments.get_mut(..sealed.len()).ok_or("the sealed moments are too long")?.copy_from_slice(sealed);
+                moments
+                    .get_mut(..sealed.len())
+                    .ok_or("the sealed moments are too long")?
+                    .copy_from_slice(sealed);
                 Ok(Moments::Import { bytes: sealed.len() as u64 })
             }
             _ => Err("the lease names a private state that is not here".into()),
@@ -501,10 +513,9 @@ impl Open {
 
     async fn state_root(&mut self, shared: &Shared) -> Outcome<StateRoot> {
         match self.call(shared, EngineWork::StateHash, |_| {}).await? {
-            Reply::StateHash(hashes) => Ok(StateRoot {
-                root: Hash(hashes.root),
-                segments: hashes.segments.map(Hash),
-            }),
+            Reply::StateHash(hashes) => {
+                Ok(StateRoot { root: Hash(hashes.root), segments: hashes.segments.map(Hash) })
+            }
             _ => Err("the engine did not hash its state".into()),
         }
     }
@@ -519,10 +530,15 @@ impl Open {
         for sample in ranges.into_iter().flatten() {
             let (shard, first) = self.shard_of(sample).ok_or("a sample beyond the data")?;
             let at = (sample - first) * sample_bytes;
-            let bytes = self.shard_bytes(shard, at, sample_bytes).ok_or("a sample that was not read")?;
+            let bytes =
+                self.shard_bytes(shard, at, sample_bytes).ok_or("a sample that was not read")?;
             match width {
-                2 => words.extend(bytes.chunks_exact(2).map(|b| u32::from(u16::from_le_bytes([b[0], b[1]])))),
-                _ => words.extend(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+                2 => words.extend(
+                    bytes.chunks_exact(2).map(|b| u32::from(u16::from_le_bytes([b[0], b[1]]))),
+                ),
+                _ => words.extend(
+                    bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+                ),
             }
         }
         let mut area = self.worker.handle().memory().tokens()[0].clone().write_owned().await;
@@ -548,8 +564,7 @@ impl Open {
         let mut at = at;
         let end = at + length;
         while at < end {
-            let (&(_, start), chunk) =
-                self.shards.range((shard, 0)..=(shard, at)).next_back()?;
+            let (&(_, start), chunk) = self.shards.range((shard, 0)..=(shard, at)).next_back()?;
             let skip = usize::try_from(at - start).ok()?;
             let piece = chunk.get(skip..).filter(|piece| !piece.is_empty())?;
             let take = piece.len().min(usize::try_from(end - at).ok()?);
@@ -566,7 +581,8 @@ impl Open {
         work: EngineWork,
         mut partial: impl FnMut(&Reply),
     ) -> Outcome<Reply> {
-        let stoppable = matches!(&work, EngineWork::Train(train) if train.lr.iter().any(|lr| *lr != 0.0));
+        let stoppable =
+            matches!(&work, EngineWork::Train(train) if train.lr.iter().any(|lr| *lr != 0.0));
         let id = self.worker.handle().send(work).map_err(|error| {
             self.dead = matches!(error, crate::worker::SendError::Dead);
             error.to_string()
@@ -587,7 +603,10 @@ impl Open {
                 Some(WorkerEvent::Reply { .. }) => {}
                 Some(WorkerEvent::Died(death)) => {
                     self.dead = true;
-                    break Err(format!("the worker process died ({:?}) {}", death.cause, death.last_words));
+                    break Err(format!(
+                        "the worker process died ({:?}) {}",
+                        death.cause, death.last_words
+                    ));
                 }
                 None => {
                     self.dead = true;

@@ -42,11 +42,13 @@ pub async fn run(options: FamilyOptions) -> Result<(), Refusal> {
     let _lock = FolderLock::take(&options.folder).map_err(|e| environment(&e))?;
     let settings = Settings::merge(&options)?;
     let key = net::key_of(&options.folder.join("node.key"))?;
-    let (control, calls) = ControlServer::start(&options.folder, NodeKind::Family)
-        .map_err(|e| environment(&e))?;
+    let (control, calls) =
+        ControlServer::start(&options.folder, NodeKind::Family).map_err(|e| environment(&e))?;
     let keep = Keep::open(&options.folder).map_err(|e| environment(&e))?;
     let saved = keep.saved().map_err(|error| match error {
-        keep::KeepError::Damaged { .. } => Refusal::new(RefusalClass::Corrupt, error.to_string(), ""),
+        keep::KeepError::Damaged { .. } => {
+            Refusal::new(RefusalClass::Corrupt, error.to_string(), "")
+        }
         error => environment(&error),
     })?;
     let clock = Clock::start();
@@ -82,7 +84,7 @@ pub async fn run(options: FamilyOptions) -> Result<(), Refusal> {
         },
         shared,
         works,
-        control,
+        _control: control,
         wire: None,
         wire_out,
         links: 0,
@@ -121,12 +123,18 @@ fn memory_lent() -> u64 {
 }
 
 /// The program of the worker process: ours, unless told otherwise.
-pub(crate) fn worker_program(command: &[std::ffi::OsString]) -> Result<(PathBuf, Vec<std::ffi::OsString>), Refusal> {
+pub(crate) fn worker_program(
+    command: &[std::ffi::OsString],
+) -> Result<(PathBuf, Vec<std::ffi::OsString>), Refusal> {
     match command.split_first() {
         Some((exe, args)) => Ok((PathBuf::from(exe), args.to_vec())),
         None => {
             let exe = std::env::current_exe().map_err(|error| {
-                Refusal::new(RefusalClass::Environment, format!("where is this program? {error}"), "")
+                Refusal::new(
+                    RefusalClass::Environment,
+                    format!("where is this program? {error}"),
+                    "",
+                )
             })?;
             Ok((exe, vec!["worker".into()]))
         }
@@ -147,7 +155,8 @@ struct Agent {
     limits: LimitsStatus,
     shared: Arc<Shared>,
     works: mpsc::UnboundedSender<Work>,
-    control: ControlServer,
+    /// Open for as long as this lives.
+    _control: ControlServer,
     wire: Option<Wire>,
     wire_out: mpsc::Sender<WireEvent>,
     links: u64,
@@ -284,8 +293,16 @@ impl Agent {
         let at = self.address % self.settings.addresses.len();
         self.address += 1;
         let address = self.settings.addresses[at].clone();
-        let wait = if self.address > self.settings.addresses.len() { after } else { Duration::ZERO };
-        net::dial(self.links, address, self.key.clone(), self.settings.city.into(), wait, self.wire_out.clone());
+        let wait =
+            if self.address > self.settings.addresses.len() { after } else { Duration::ZERO };
+        net::dial(
+            self.links,
+            address,
+            self.key.clone(),
+            self.settings.city.into(),
+            wait,
+            self.wire_out.clone(),
+        );
     }
 
     fn unplug(&mut self) {
@@ -320,7 +337,7 @@ impl Agent {
                     self.input(Input::Frame(frame));
                 }
             }
-            WireEvent::Room { .. } => {}
+            WireEvent::Room => {}
             WireEvent::Down { link, why } => {
                 if self.wire.as_ref().is_some_and(|wire| wire.link() == link) {
                     self.unplug();
@@ -372,7 +389,9 @@ impl Agent {
         let state = match worker.phase {
             _ if worker.leaving => FamilyState::Leaving,
             _ if worker.paused => FamilyState::Paused,
-            _ if !self.node.is_admitted() && worker.phase != Phase::Training => FamilyState::Connecting,
+            _ if !self.node.is_admitted() && worker.phase != Phase::Training => {
+                FamilyState::Connecting
+            }
             Phase::Offline => FamilyState::Connecting,
             Phase::Preparing => FamilyState::Fetching,
             Phase::Training => FamilyState::Training,

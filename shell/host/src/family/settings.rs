@@ -32,7 +32,11 @@ impl Settings {
         let ticket = match (&options.ticket, &known) {
             (Some(ticket), _) => ticket.clone(),
             (None, Some(file)) => file.ticket.parse::<Ticket>().map_err(|error| {
-                Refusal::new(RefusalClass::Corrupt, format!("{}: {error}", path.display()), "join again with a ticket")
+                Refusal::new(
+                    RefusalClass::Corrupt,
+                    format!("{}: {error}", path.display()),
+                    "join again with a ticket",
+                )
             })?,
             (None, None) => {
                 let text = "this folder never joined a city: a ticket is needed";
@@ -55,12 +59,16 @@ impl Settings {
 /// A ticket that cannot work is refused before anything is dialled.
 fn check(ticket: &Ticket) -> Result<(), Refusal> {
     let now = crate::clock::Clock::start().now();
-    ticket.check(now, Role::Join).map_err(|error| {
-        Refusal::new(RefusalClass::Permission, error.to_string(), "")
-    })?;
+    ticket
+        .check(now, Role::Join)
+        .map_err(|error| Refusal::new(RefusalClass::Permission, error.to_string(), ""))?;
     if ticket.grant().addresses.is_empty() {
         let text = "the ticket names no address of its city";
-        return Err(Refusal::new(RefusalClass::Permission, text, "ask the operator for one that does"));
+        return Err(Refusal::new(
+            RefusalClass::Permission,
+            text,
+            "ask the operator for one that does",
+        ));
     }
     Ok(())
 }

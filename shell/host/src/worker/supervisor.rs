@@ -275,7 +275,7 @@ impl Worker {
     pub async fn call(
         &mut self,
         work: Work,
-        mut partial: impl FnMut(&Reply),
+        mut partial: impl FnMut(&Reply) + Send,
     ) -> Result<Reply, CallError> {
         if !self.handle.inner.link().lent.is_empty() {
             return Err(SendError::Busy.into());
@@ -284,7 +284,10 @@ impl Worker {
         self.last_reply(&mut partial).await
     }
 
-    async fn last_reply(&mut self, partial: &mut dyn FnMut(&Reply)) -> Result<Reply, CallError> {
+    async fn last_reply(
+        &mut self,
+        partial: &mut (dyn FnMut(&Reply) + Send),
+    ) -> Result<Reply, CallError> {
         loop {
             match self.events.recv().await {
                 Some(WorkerEvent::Reply { reply: Reply::Failed(failure), .. }) => {
