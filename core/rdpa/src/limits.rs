@@ -57,6 +57,8 @@ pub struct Limits {
     pub ping_every: Duration,
     /// With nothing heard for this long the peer counts as silent.
     pub silent_after: Duration,
+    /// A peer that connected and has no accepted HELLO for this long counts as silent too.
+    pub hello_within: Duration,
 }
 
 impl Limits {
@@ -76,6 +78,7 @@ impl Limits {
             give_up_after: Duration(300_000),
             ping_every: Duration(3_000),
             silent_after: Duration(15_000),
+            hello_within: Duration(15_000),
         }
     }
 
@@ -89,6 +92,7 @@ impl Limits {
             give_up_after: Duration(60_000),
             ping_every: Duration(1_000),
             silent_after: Duration(10_000),
+            hello_within: Duration(30_000),
             ..Self::reliable()
         }
     }

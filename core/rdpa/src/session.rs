@@ -74,7 +74,8 @@ pub enum Event {
         /// The request's token.
         token: ResponderToken,
     },
-    /// Nothing has been heard for too long. Comes once until something is heard again.
+    /// Nothing has been heard for too long, or nothing worth staying for: no HELLO that was
+    /// accepted. Comes once until something is heard again. Close the connection.
     Silent {
         /// For how long.
         span: Duration,
@@ -238,6 +239,7 @@ impl Outbox {
 /// When we heard, and when we ask whether the peer is there.
 #[derive(Debug)]
 struct Pulse {
+    began: Time,
     heard: Time,
     pinged: Time,
     silent_told: bool,
@@ -258,7 +260,7 @@ impl Session {
             out: Outbox::default(),
             asking: Asking::new(random.fork(1)),
             serving: Serving::new(random.fork(2)),
-            pulse: Pulse { heard: now, pinged: now, silent_told: false, rtt: None },
+            pulse: Pulse { began: now, heard: now, pinged: now, silent_told: false, rtt: None },
         }
     }
 
@@ -313,11 +315,18 @@ impl Session {
                 self.out.control.push_front(Out::Frame(Frame::new(header, Bytes::new())));
             }
         }
-        let span = now.since(self.pulse.heard);
-        if span >= self.limits.silent_after && !self.pulse.silent_told {
+        if now >= self.silent_at() && !self.pulse.silent_told {
+            let span = now.since(self.pulse.heard);
             self.pulse.silent_told = true;
             self.events.push_back(Event::Silent { span });
         }
+    }
+
+    fn silent_at(&self) -> Time {
+        let silent = self.pulse.heard.after(self.limits.silent_after);
+        let stranger = self.side == Side::Accepting && !self.welcome;
+        let hello = self.pulse.began.after(self.limits.hello_within);
+        if stranger { silent.min(hello) } else { silent }
     }
 
     /// Whoever is heard all the time is not asked.
@@ -385,8 +394,7 @@ impl Session {
     /// When [`Session::handle_timeout`] wants to be called next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
-        let silent = self.pulse.heard.after(self.limits.silent_after);
-        let pulse = if self.pulse.silent_told { None } else { Some(silent) };
+        let pulse = if self.pulse.silent_told { None } else { Some(self.silent_at()) };
         [Some(self.next_ping()), pulse, self.asking.next_due(&self.limits)]
             .into_iter()
             .flatten()

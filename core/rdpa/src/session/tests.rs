@@ -255,6 +255,25 @@ fn silence_is_told_once_until_something_is_heard() {
 }
 
 #[test]
+fn a_peer_that_pings_and_never_says_hello_counts_as_silent() {
+    let limits = Limits::lossy();
+    let mut server = Session::new(Side::Accepting, START, limits, 2);
+    let end = START.after(limits.hello_within);
+    let mut now = START;
+    while now < end {
+        now = now.after(Duration(500));
+        server.handle_frame(now, raw(Opcode::Ping, 0, Bytes::new())).unwrap();
+        server.handle_timeout(now);
+        assert_eq!(server.poll_event().is_some(), now >= end, "at {} ms", now.0);
+    }
+    // Who was welcomed stays as long as it is heard.
+    let (_, mut server) = pair_with(limits);
+    server.handle_frame(now, raw(Opcode::Ping, 0, Bytes::new())).unwrap();
+    server.handle_timeout(now);
+    assert_eq!(server.poll_event(), None);
+}
+
+#[test]
 fn a_peer_that_is_heard_is_not_pinged() {
     let limits = Limits::lossy();
     let (mut client, _) = pair_with(limits);
