@@ -11,7 +11,7 @@ use std::time::Instant;
 pub(crate) enum Length {
     /// Everything.
     Whole,
-    /// Without docs and benches: before every commit.
+    /// Without docs, fuzzing and benches: before every commit.
     Short,
 }
 
@@ -32,6 +32,7 @@ pub(crate) fn run(length: Length) -> Result<()> {
     })?;
     if length == Length::Whole {
         stage("docs", docs)?;
+        stage("fuzz", fuzz)?;
         stage("benches", || cargo(&["xtask", "bench", "whole", "--short"]))?;
     }
     println!("\nci: all stages passed in {:.0} s", begun.elapsed().as_secs_f64());
@@ -69,6 +70,31 @@ fn docs() -> Result<()> {
         bail!("cargo doc ended with {status}");
     }
     Ok(())
+}
+
+/// A minute of mutated bytes, another one for each commit; a failure prints how to see it again.
+fn fuzz() -> Result<()> {
+    let seed = seed_of_the_commit().to_string();
+    cargo(&[
+        "run",
+        "--locked",
+        "--quiet",
+        "--package",
+        "suanli-fuzz",
+        "--",
+        "all",
+        "--seconds",
+        "2",
+        "--seed",
+        &seed,
+    ])
+}
+
+fn seed_of_the_commit() -> u64 {
+    let head = Command::new("git").current_dir(tree::root()).args(["rev-parse", "HEAD"]).output();
+    let head = head.ok().map(|out| String::from_utf8_lossy(&out.stdout).into_owned());
+    let digits = head.and_then(|hash| u64::from_str_radix(hash.get(..8)?, 16).ok());
+    digits.unwrap_or(1)
 }
 
 /// Sums of the lines in which test runners close.
