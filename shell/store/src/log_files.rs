@@ -223,7 +223,7 @@ impl LogFiles {
     /// # Errors
     /// [`LogFilesError`] as [`LogFiles::open`], and when a snapshot does not lie on the chain.
     pub fn inspect(disk: &dyn Disk, dir: &str, name: Hash) -> Result<Inspected, LogFilesError> {
-        let read = Read::since(disk, dir, name, Since::Oldest)?;
+        let read = Read::since(disk, dir, name, Since::OldestKept)?;
         let torn_bytes = read.last.map_or(0, |last| last.torn.len() as u64);
         let first_seq = read.chain.next_seq() - read.bodies.len() as u64;
         let Read { chain, state, bodies, damaged, .. } = read;
@@ -364,11 +364,9 @@ impl LogFiles {
     /// Removes what the snapshots that are kept make unnecessary.
     fn drop_old(&self) -> Result<(), DiskError> {
         let found = Found::list(&*self.disk, &self.dir)?;
-        let Some(oldest) = found.snapshots.iter().rev().nth(SNAPSHOTS_KEPT - 1) else {
-            return Ok(());
-        };
-        let snapshots = found.snapshots.iter().filter(|seq| *seq < oldest);
-        let segments = found.segments.iter().filter(|seq| *seq < oldest);
+        let oldest = found.oldest_kept();
+        let snapshots = found.snapshots.iter().filter(|seq| **seq < oldest);
+        let segments = found.segments.iter().filter(|seq| **seq < oldest);
         let names = snapshots.map(|seq| snapshot_name(*seq));
         for name in names.chain(segments.map(|seq| segment_name(*seq))) {
             self.disk.remove(&self.path(&name))?;
@@ -385,6 +383,7 @@ impl LogFiles {
             mended.push(Mended::Snapshot { path: self.disk.place(&to), source: *source });
         }
         remove_parts(&*self.disk, &self.dir)?;
+        self.drop_old()?;
         let Some(last) = &read.last else { return Ok(()) };
         self.segment = Segment { first_seq: last.first_seq, bytes: last.valid, named: false };
         if !last.torn.is_empty() {
@@ -430,6 +429,12 @@ impl Found {
         Ok(Self { segments, snapshots })
     }
 
+    /// The number before which files are unnecessary. A crash may bring back some of those that
+    /// were removed, but not all of them, so nobody reads them.
+    fn oldest_kept(&self) -> u64 {
+        self.snapshots.iter().rev().nth(SNAPSHOTS_KEPT - 1).copied().unwrap_or(0)
+    }
+
     const fn is_empty(&self) -> bool {
         self.segments.is_empty() && self.snapshots.is_empty()
     }
@@ -446,7 +451,7 @@ struct LastSegment {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Since {
     LastSnapshot,
-    Oldest,
+    OldestKept,
 }
 
 /// What the files hold, read without changing anything.
@@ -464,10 +469,10 @@ impl Read {
         let mut read = Self::base(disk, dir, name, &found, since)?;
         let start = read.chain.next_seq();
         for first_seq in found.segments.iter().copied().filter(|seq| *seq >= start) {
-            let bytes = disk.read(&format!("{dir}/{}", segment_name(first_seq)))?;
-            if since == Since::Oldest && found.snapshots.contains(&first_seq) {
-                read.check_snapshot(disk, dir, first_seq)?;
+            if since == Since::OldestKept {
+                read.check_snapshot(disk, dir, &found)?;
             }
+            let bytes = disk.read(&format!("{dir}/{}", segment_name(first_seq)))?;
             let recovery = recover_segment(first_seq, &bytes, read.chain)
                 .map_err(|source| LogFilesError::Log { dir: disk.place(dir), source })?;
             read.chain = recovery.chain;
@@ -478,6 +483,9 @@ impl Read {
             };
             let valid = recovery.valid_len as u64;
             read.last = Some(LastSegment { first_seq, valid, torn });
+        }
+        if since == Since::OldestKept {
+            read.check_snapshot(disk, dir, &found)?;
         }
         Ok(read)
     }
@@ -494,12 +502,11 @@ impl Read {
         let chain = Chain::genesis(name);
         let mut read = Self { chain, state, bodies: Vec::new(), damaged, last: None };
         let from_genesis = found.segments.first() == Some(&0);
-        if since == Since::Oldest && from_genesis {
-            return Ok(read);
-        }
         let mut order = found.snapshots.clone();
-        if since == Since::LastSnapshot {
-            order.reverse();
+        match since {
+            Since::LastSnapshot => order.reverse(),
+            Since::OldestKept if found.oldest_kept() == 0 && from_genesis => return Ok(read),
+            Since::OldestKept => order.retain(|seq| *seq >= found.oldest_kept()),
         }
         for seq in order {
             let bytes = disk.read(&snapshot_path(dir, seq))?;
@@ -521,15 +528,18 @@ impl Read {
         }
     }
 
-    /// A snapshot on the way must be of this chain.
+    /// A snapshot of where reading stands must be of this chain.
     fn check_snapshot(
         &mut self,
         disk: &dyn Disk,
         dir: &str,
-        seq: u64,
+        found: &Found,
     ) -> Result<(), LogFilesError> {
-        let bytes = disk.read(&snapshot_path(dir, seq))?;
-        match read_snapshot(&bytes) {
+        let seq = self.chain.next_seq();
+        if !found.snapshots.contains(&seq) {
+            return Ok(());
+        }
+        match read_snapshot(&disk.read(&snapshot_path(dir, seq))?) {
             Ok(snapshot) => {
                 check_place(disk, dir, seq, &snapshot.chain)?;
                 let (expected, found) = (self.chain.head(), snapshot.chain.head());
