@@ -1,10 +1,11 @@
 //! A disk in memory that fails as real ones do, deterministically by its seed: for crash tests.
 //!
 //! What was not synced may, in a power cut, be lost, torn, or kept in another order than it was
-//! written: any pages of a file's unsynced writes, and any of a folder's unsynced names. A process
-//! that is killed loses nothing of what it wrote. A sync can fail; then any part of the writes is
-//! durable and the rest gone, though reads still show them until the restart, as Linux does. Room
-//! can run out in the middle of a write.
+//! written: any pages of a file's unsynced writes, and any of a folder's unsynced names. When only
+//! the process is killed all can still be read, but the next power cut may take it. A sync can fail.
+//! Of a file's writes then any part is durable and the rest never will be, though reads show them
+//! until the power cut and a second sync succeeds: that is what Linux does (Rebello et al. 2020,
+//! "Can applications recover from fsync failures?"). Room can run out in the middle of a write.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -31,7 +32,7 @@ pub struct Faults {
 /// What the machine comes back from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Restart {
-    /// The process was killed; the system wrote everything out.
+    /// The process was killed. All that it wrote can be read, and is as little durable as before.
     Process,
     /// The power went.
     Power,
@@ -110,21 +111,15 @@ impl FaultyDisk {
     pub fn restart(&self, restart: Restart) {
         let mut state = self.state();
         let State { random, inodes, folders, .. } = &mut *state;
-        for inode in inodes.iter_mut() {
-            match restart {
-                Restart::Process => inode.durable.clone_from(&inode.now),
-                Restart::Power => inode.lose(random),
+        if restart == Restart::Power {
+            for inode in inodes.iter_mut() {
+                inode.lose(random);
+                inode.now.clone_from(&inode.durable);
             }
-            inode.now.clone_from(&inode.durable);
-            inode.since.clear();
-        }
-        for folder in folders.values_mut() {
-            match restart {
-                Restart::Process => folder.durable.clone_from(&folder.now),
-                Restart::Power => folder.lose(random),
+            for folder in folders.values_mut() {
+                folder.lose(random);
+                folder.now.clone_from(&folder.durable);
             }
-            folder.now.clone_from(&folder.durable);
-            folder.since.clear();
         }
         (state.faults, state.operations, state.stopped) = (Faults::default(), 0, false);
     }
@@ -401,7 +396,7 @@ impl Disk for FaultyDisk {
         let State { random, folders, faults, .. } = &mut *state;
         let folder = folders.get_mut(dir).ok_or_else(|| missing(dir))?;
         if random.chance(faults.failing_syncs_per_mille) {
-            folder.lose(random);
+            // Names are in the file system's journal, which stops as a whole: they stay unsynced.
             let source = std::io::Error::other("the disk failed");
             return Err(DiskError::Io { path: dir.into(), doing: Doing::SyncDir, source });
         }

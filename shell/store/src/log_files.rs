@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use suanli_base::{Fault, Hash};
 use suanli_log::{
-    Chain, LogError, SnapshotError, Tail, parse_segment_name, parse_snapshot_name, read_snapshot,
+    Chain, LogError, SnapshotError, parse_segment_name, parse_snapshot_name, read_snapshot,
     recover_segment, segment_name, snapshot, snapshot_name,
 };
 
@@ -383,14 +383,29 @@ impl LogFiles {
             mended.push(Mended::Snapshot { path: self.disk.place(&to), source: *source });
         }
         remove_parts(&*self.disk, &self.dir)?;
-        self.drop_old()?;
-        let Some(last) = &read.last else { return Ok(()) };
-        self.segment = Segment { first_seq: last.first_seq, bytes: last.valid, named: false };
-        if !last.torn.is_empty() {
-            mended.push(self.cut(last)?);
+        if let Some(last) = &read.last {
+            let bytes = last.valid.len() as u64;
+            self.segment = Segment { first_seq: last.first_seq, bytes, named: true };
+            if !last.torn.is_empty() {
+                mended.push(self.keep_torn(last)?);
+            }
+            self.rewrite(last)?;
         }
-        // What a killed process wrote can be read, but may not be durable yet.
-        self.sync()?;
+        // The snapshot that was read may have been named by a process that was killed before this.
+        self.disk.sync_dir(&self.dir).map_err(|error| self.poison(error))?;
+        self.drop_old()?;
+        Ok(())
+    }
+
+    /// Writes the segment anew without what was torn. What was read may be in the system's memory
+    /// only, and if the process before died of a failed sync, no further sync writes it out.
+    fn rewrite(&mut self, last: &LastSegment) -> Result<(), LogFilesError> {
+        let name = segment_name(last.first_seq);
+        match write_atomic(&*self.disk, &self.dir, &name, &last.valid) {
+            Ok(()) => {}
+            Err(WriteError::Unwritten(error)) => return Err(error.into()),
+            Err(WriteError::Unsynced(error)) => return Err(self.poison(error)),
+        }
         let proven = self.chain.durable() == self.chain.next_seq();
         self.chain.synced();
         if !proven {
@@ -399,16 +414,16 @@ impl LogFiles {
         Ok(())
     }
 
-    fn cut(&mut self, last: &LastSegment) -> Result<Mended, LogFilesError> {
+    /// Keeps what was torn for a person to look at, if there is room.
+    fn keep_torn(&mut self, last: &LastSegment) -> Result<Mended, LogFilesError> {
         let kept = match write_atomic(&*self.disk, &self.dir, TORN, &last.torn) {
             Ok(()) => Some(self.disk.place(&self.path(TORN))),
             Err(WriteError::Unwritten(_)) => None,
             Err(WriteError::Unsynced(error)) => return Err(self.poison(error)),
         };
-        let path = self.segment_path();
-        self.disk.truncate(&path, last.valid)?;
-        let (at, bytes) = (last.valid, last.torn.len() as u64);
-        Ok(Mended::Torn { path: self.disk.place(&path), at, bytes, kept })
+        let path = self.disk.place(&self.segment_path());
+        let (at, bytes) = (last.valid.len() as u64, last.torn.len() as u64);
+        Ok(Mended::Torn { path, at, bytes, kept })
     }
 }
 
@@ -443,7 +458,7 @@ impl Found {
 /// The segment that the log goes on in.
 struct LastSegment {
     first_seq: u64,
-    valid: u64,
+    valid: Vec<u8>,
     torn: Vec<u8>,
 }
 
@@ -477,11 +492,9 @@ impl Read {
                 .map_err(|source| LogFilesError::Log { dir: disk.place(dir), source })?;
             read.chain = recovery.chain;
             read.bodies.extend(recovery.records.iter().map(|record| record.body.to_vec()));
-            let torn = match recovery.tail {
-                Tail::Torn { at, .. } => bytes[at..].to_vec(),
-                Tail::Clean => Vec::new(),
-            };
-            let valid = recovery.valid_len as u64;
+            let valid_len = recovery.valid_len;
+            let mut valid = bytes;
+            let torn = valid.split_off(valid_len);
             read.last = Some(LastSegment { first_seq, valid, torn });
         }
         if since == Since::OldestKept {

@@ -443,3 +443,56 @@ fn blobs_nobody_wants_go_and_the_rest_stays() {
     assert_eq!(blobs.list().unwrap(), [(kept, 4)]);
     blobs.delete(gone).unwrap();
 }
+
+#[test]
+fn files_that_a_crash_brought_back_are_removed_at_the_next_start() {
+    let disk = FaultyDisk::new(1);
+    let mut log = three_bodies(&disk);
+    log.snapshot(b"state after three").unwrap();
+    let path = |name| format!("{DIR}/{name}");
+    disk.append(&path(suanli_log::segment_name(0)), b"old").unwrap();
+    disk.append(&path(suanli_log::snapshot_name(0)), b"old").unwrap();
+    disk.append(&path("00000000000000000009.snapshot.part".to_owned()), b"half").unwrap();
+    drop(reopen(&disk).unwrap());
+    let names: Vec<_> = disk.list(DIR).unwrap().into_iter().map(|file| file.name).collect();
+    let kept = [1, 3].map(suanli_log::snapshot_name);
+    assert_eq!(names, [suanli_log::segment_name(1), kept[0].clone(), kept[1].clone()]);
+}
+
+#[test]
+fn a_snapshot_named_by_a_process_that_died_is_durable_before_older_files_go() {
+    for seed in 0..200 {
+        let disk = FaultyDisk::new(seed);
+        let mut log = three_bodies(&disk);
+        log.snapshot(b"state after three").unwrap();
+        log.append(&[b"four"]).unwrap();
+        // Killed between the name of the snapshot and its sync: four operations before, see
+        // `write_atomic`.
+        disk.set(Faults { crash_at: Some(5), ..Faults::default() });
+        log.snapshot(b"state after four").unwrap_err();
+        disk.restart(Restart::Process);
+        assert!(disk.read(&format!("{DIR}/{}", suanli_log::snapshot_name(4))).is_ok());
+        assert_eq!(reopen(&disk).unwrap().1.state.as_deref(), Some(&b"state after four"[..]));
+        disk.restart(Restart::Power);
+        let (log, recovered) = reopen(&disk).unwrap_or_else(|error| panic!("{seed}: {error}"));
+        assert_eq!(recovered.state.as_deref(), Some(&b"state after four"[..]), "seed {seed}");
+        assert_eq!(log.chain().next_seq(), 4);
+    }
+}
+
+#[test]
+fn what_recovery_made_durable_is_guarded_like_what_was_acknowledged() {
+    let disk = FaultyDisk::new(1);
+    drop(three_bodies(&disk));
+    let segment = format!("{DIR}/{}", suanli_log::segment_name(1));
+    // A kill after the write and before the mark: nothing proves the last body.
+    let len = disk.read(&segment).unwrap().len() - suanli_log::HEADER_BYTES;
+    disk.damage(&segment, |bytes| bytes.truncate(len));
+    assert_eq!(reopen(&disk).unwrap().1.bodies.len(), 2);
+    disk.damage(&segment, |bytes| bytes[len - 1] ^= 1);
+    assert!(matches!(reopen(&disk), Err(LogFilesError::Log { .. })));
+    disk.damage(&segment, |bytes| bytes[len - 1] ^= 1);
+    // Starting again and again adds nothing.
+    let bytes = reopen(&disk).unwrap().0.bytes().unwrap();
+    assert_eq!(reopen(&disk).unwrap().0.bytes().unwrap(), bytes);
+}
