@@ -15,6 +15,9 @@ pub const LAYERS_MAX: usize = 1 << 10;
 /// Longest context.
 pub const CONTEXT_MAX: usize = 1 << 17;
 
+/// Most elements of the logits that are held at a time in training: 8 MiB.
+pub(crate) const LOGITS_MAX: usize = 1 << 21;
+
 /// The sizes of a decoder of the Llama shape.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -188,14 +191,16 @@ impl ModelConfig {
         heads * self.vocab * d + self.layers * layer + d
     }
 
-    /// Bytes that training takes: parameters, gradients, two moments, the transposed weights, and
-    /// the activations of `tokens` tokens in one step.
+    /// Bytes that training takes on the fast engine with batches of `tokens` tokens: parameters,
+    /// gradients, two moments, both packed copies of the matrices, activations, logits.
     #[must_use]
     pub const fn training_memory_bytes(&self, tokens: usize) -> u64 {
-        let layer = 4 * self.hidden + 2 * self.kv_width() + 2 * self.ffn;
-        let shared = 12 * self.hidden + 4 * self.ffn;
-        let head = if tokens < 1024 { tokens } else { 1024 } * self.vocab;
-        let floats = 5 * self.parameters() + tokens * (self.layers * layer + shared) + head;
+        let qkv = self.hidden + 2 * self.kv_width();
+        let layer = 3 * self.hidden + qkv + 2 * self.ffn + 2 * self.heads + 2;
+        let shared = 10 * self.hidden + qkv + self.ffn + 2;
+        let logits =
+            if tokens * self.vocab < LOGITS_MAX { tokens * self.vocab } else { LOGITS_MAX };
+        let floats = 6 * self.parameters() + tokens * (self.layers * layer + shared) + logits;
         4 * floats as u64
     }
 

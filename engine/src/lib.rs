@@ -19,7 +19,7 @@ pub mod tokenizer;
 mod traits;
 
 pub use config::{CONTEXT_MAX, ConfigError, LAYERS_MAX, ModelConfig, VOCAB_MAX, WIDTH_MAX};
-pub use fast::{Fast, KernelChoice, NUMERIC_CLASS, NoSuchKernel};
+pub use fast::{Fast, KernelChoice, KernelError, NUMERIC_CLASS};
 pub use init::initial_params;
 pub use reference::{Float, Reference};
 pub use traits::{

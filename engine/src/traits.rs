@@ -7,6 +7,7 @@ use suanli_base::Hash;
 use suanli_params::{SealError, Space};
 
 use crate::config::{ConfigError, ModelConfig};
+use crate::fast::KernelError;
 
 /// How many segments a state hash has, so that a difference can be narrowed down.
 pub const STATE_SEGMENTS: usize = 16;
@@ -158,6 +159,9 @@ pub enum StepError {
     /// The sizes of the model cannot work.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The kernel asked for is not there.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
     /// A buffer has another length than the batch or the model says.
     #[error("{what}: expected {expected} elements (at least 1), found {found}")]
     WrongLength {

@@ -74,7 +74,10 @@ impl Text {
 }
 
 fn fast(config: &ModelConfig, threads: usize, choice: KernelChoice, seed: u64) -> Option<Fast> {
-    let mut engine = Fast::with_kernel(config.clone(), threads, choice).unwrap().ok()?;
+    let mut engine = match Fast::with_kernel(config.clone(), threads, choice) {
+        Err(StepError::Kernel(_)) => return None,
+        other => other.unwrap(),
+    };
     engine.params_mut().copy_from_slice(&lively_params(config, seed));
     Some(engine)
 }

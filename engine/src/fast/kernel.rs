@@ -148,16 +148,24 @@ pub enum KernelChoice {
     Avx512,
 }
 
-/// This CPU lacks the instructions asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "this CPU has no {0:?} instructions: choose another kernel, or none to get the best there is"
-)]
-pub struct NoSuchKernel(pub KernelChoice);
+/// A kernel was asked for that there is not: a wrong setting of this machine's operator.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KernelError {
+    /// The CPU lacks the instructions.
+    #[error("this CPU has no {0:?} instructions: unset SUANLI_KERNEL to get the best there is")]
+    Lacking(KernelChoice),
+    /// `SUANLI_KERNEL` says something else.
+    #[error("SUANLI_KERNEL is \"{found}\"; it may be portable, avx2 or avx512, or unset")]
+    Unknown {
+        /// What it says.
+        found: String,
+    },
+}
 
 impl Kernels {
     /// The table of `choice`.
-    pub(super) fn choose(choice: KernelChoice) -> Result<Self, NoSuchKernel> {
+    pub(super) fn choose(choice: KernelChoice) -> Result<Self, KernelError> {
         match choice {
             KernelChoice::Best => Self::best(),
             KernelChoice::Portable => Ok(portable::TABLE),
@@ -165,16 +173,18 @@ impl Kernels {
             KernelChoice::Avx2 if has_avx2() => Ok(avx2::TABLE),
             #[cfg(target_arch = "x86_64")]
             KernelChoice::Avx512 if has_avx512() => Ok(avx512::TABLE),
-            other => Err(NoSuchKernel(other)),
+            other => Err(KernelError::Lacking(other)),
         }
     }
 
-    fn best() -> Result<Self, NoSuchKernel> {
-        match std::env::var("SUANLI_KERNEL").as_deref() {
-            Ok("portable") => return Self::choose(KernelChoice::Portable),
-            Ok("avx2") => return Self::choose(KernelChoice::Avx2),
-            Ok("avx512") => return Self::choose(KernelChoice::Avx512),
-            _ => {}
+    fn best() -> Result<Self, KernelError> {
+        if let Some(asked) = std::env::var_os("SUANLI_KERNEL") {
+            return match asked.to_str() {
+                Some("portable") => Self::choose(KernelChoice::Portable),
+                Some("avx2") => Self::choose(KernelChoice::Avx2),
+                Some("avx512") => Self::choose(KernelChoice::Avx512),
+                _ => Err(KernelError::Unknown { found: asked.to_string_lossy().into_owned() }),
+            };
         }
         Self::choose(KernelChoice::Avx512)
             .or_else(|_| Self::choose(KernelChoice::Avx2))

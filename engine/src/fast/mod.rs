@@ -25,7 +25,7 @@ use crate::traits::{
     StepSettings,
 };
 
-pub use kernel::{KernelChoice, NoSuchKernel};
+pub use kernel::{KernelChoice, KernelError};
 
 use body::Adam;
 use decode::Decoder;
@@ -59,33 +59,25 @@ impl Fast {
     /// A model of zeros: give it parameters through [`Engine::params_mut`]. `threads` 0 means 1.
     ///
     /// # Errors
-    /// Sizes that cannot work.
-    ///
-    /// # Panics
-    /// When `SUANLI_KERNEL` names instructions that this CPU lacks.
+    /// Sizes that cannot work, or a `SUANLI_KERNEL` that this CPU has not.
     pub fn new(config: ModelConfig, threads: usize) -> Result<Self, StepError> {
-        let made = Self::with_kernel(config, threads, KernelChoice::Best)?;
-        Ok(made.expect("SUANLI_KERNEL names a kernel that this CPU has"))
+        Self::with_kernel(config, threads, KernelChoice::Best)
     }
 
     /// The same with a kernel of one's choice: for tests and measurements.
     ///
     /// # Errors
-    /// Sizes that cannot work; inside, a kernel that this CPU lacks.
+    /// Sizes that cannot work, or a kernel that this CPU has not.
     pub fn with_kernel(
         config: ModelConfig,
         threads: usize,
         choice: KernelChoice,
-    ) -> Result<Result<Self, NoSuchKernel>, StepError> {
+    ) -> Result<Self, StepError> {
         config.check()?;
-        let k = match Kernels::choose(choice) {
-            Ok(kernels) => kernels,
-            Err(error) => return Ok(Err(error)),
-        };
         let space = config.space();
         let len = space.len();
-        Ok(Ok(Self {
-            k,
+        Ok(Self {
+            k: Kernels::choose(choice)?,
             pool: Pool::new(threads.max(1)),
             params: vec![0.0; len],
             grads: Vec::new(),
@@ -96,14 +88,16 @@ impl Fast {
             squares: vec![0.0; chunk_count(len)],
             plan: Plan::new(config),
             space,
-        }))
+        })
     }
 
     /// Loss and gradient of `batch` into `self.grads`.
     fn differentiate(&mut self, batch: &Batch<'_>, cancel: &Cancel) -> Result<Loss, StepError> {
         batch.check(&self.plan.config)?;
         cancel.check()?;
-        self.grads.resize(self.params.len(), 0.0);
+        if self.grads.is_empty() {
+            self.grads = vec![0.0; self.params.len()];
+        }
         self.weights.pack(&self.params, Need::Both, &mut self.pool);
         let Self { k, plan, weights, params, .. } = self;
         let input = Input { k: *k, plan, weights, params, batch, cancel };

@@ -7,7 +7,7 @@
 
 use core::ops::Range;
 
-use crate::config::{ModelConfig, Places};
+use crate::config::{LOGITS_MAX, ModelConfig, Places};
 use crate::math::{ln64, rotary_tables};
 use crate::traits::{Batch, Cancel, Loss, StepError};
 
@@ -18,8 +18,6 @@ use super::weights::{Matrix, Weights};
 
 /// Rows of a task.
 const BLOCK: usize = 32;
-/// Most elements of the logits that are held at a time: 8 MiB.
-const LOGITS_MAX: usize = 1 << 21;
 
 /// Everything about a model that does not change.
 pub(super) struct Plan {
@@ -111,6 +109,7 @@ pub(super) struct Buffers {
     dh1: Vec<f32>,
     dh2: Vec<f32>,
     workers: Vec<Scratch>,
+    parts: Vec<KeptParts>,
 }
 
 /// Which buffers a pass needs.
@@ -192,7 +191,7 @@ pub(super) struct Pass<'a> {
     params: &'a [f32],
     batch: &'a Batch<'a>,
     cancel: &'a Cancel,
-    layers: Vec<KeptParts>,
+    layers: &'a [KeptParts],
     x: Parts<f32>,
     normed: Parts<f32>,
     scale: Parts<f32>,
@@ -229,18 +228,18 @@ impl<'a> Pass<'a> {
     ) -> Self {
         let Input { k, plan, weights, params, batch, cancel } = input;
         buffers.prepare(plan, batch, threads, way);
-        let layers = (buffers.layers.iter_mut())
-            .map(|kept| KeptParts {
-                x: Parts::new(&mut kept.x),
-                middle: Parts::new(&mut kept.middle),
-                qkv: Parts::new(&mut kept.qkv),
-                y: Parts::new(&mut kept.y),
-                gate_up: Parts::new(&mut kept.gate_up),
-                scale1: Parts::new(&mut kept.scale1),
-                scale2: Parts::new(&mut kept.scale2),
-                sums: Parts::new(&mut kept.sums),
-            })
-            .collect();
+        let kept = buffers.layers.iter_mut();
+        buffers.parts.clear();
+        buffers.parts.extend(kept.map(|kept| KeptParts {
+            x: Parts::new(&mut kept.x),
+            middle: Parts::new(&mut kept.middle),
+            qkv: Parts::new(&mut kept.qkv),
+            y: Parts::new(&mut kept.y),
+            gate_up: Parts::new(&mut kept.gate_up),
+            scale1: Parts::new(&mut kept.scale1),
+            scale2: Parts::new(&mut kept.scale2),
+            sums: Parts::new(&mut kept.sums),
+        }));
         let [before, after] = &mut buffers.dx;
         Self {
             k,
@@ -249,7 +248,7 @@ impl<'a> Pass<'a> {
             params,
             batch,
             cancel,
-            layers,
+            layers: &buffers.parts,
             x: Parts::new(&mut buffers.x),
             normed: Parts::new(&mut buffers.normed),
             scale: Parts::new(&mut buffers.scale),
