@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
-/// Turns of waiting before a thread goes to sleep: some tens of microseconds, longer than the gaps
-/// inside a step.
-const SPINS: u32 = 20_000;
+/// Turns of busy waiting, some tens of microseconds: most gaps inside a step are shorter.
+const SPINS: u32 = 2_000;
+/// After these, turns of letting others run before a thread goes to sleep: on a machine that has
+/// other work, waiting must not take it away.
+const YIELDS: u32 = 300;
 
 type Task = dyn Fn(usize, usize) + Sync;
 
@@ -93,15 +95,16 @@ impl Pool {
         shared.work(0);
         let mut spins = 0;
         while shared.done.load(Ordering::Acquire) < tasks {
-            spins += 1;
-            if spins < SPINS {
-                std::hint::spin_loop();
-            } else {
-                std::thread::yield_now();
-            }
+            spins = SPINS.min(spins) + 1;
+            wait(spins);
         }
         assert!(!shared.failed.load(Ordering::Relaxed), "a task of the engine panicked");
     }
+}
+
+/// Turn `spins` of waiting.
+fn wait(spins: u32) {
+    if spins <= SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
 }
 
 impl Shared {
@@ -134,9 +137,9 @@ impl Shared {
             if self.state.load(Ordering::Relaxed) as u32 != 0 {
                 self.work(worker);
                 spins = 0;
-            } else if spins < SPINS {
+            } else if spins < SPINS + YIELDS {
                 spins += 1;
-                std::hint::spin_loop();
+                wait(spins);
             } else {
                 self.sleep();
                 spins = 0;
