@@ -217,6 +217,19 @@ fn threads_and_kernels_do_not_change_a_bit() {
     }
 }
 
+/// Families of different builds train one model: whoever changes a bit of the arithmetic gives
+/// `NUMERIC_CLASS` a new name and this test a new hash, knowingly.
+#[test]
+fn the_numeric_class_means_these_bits() {
+    let text = Text::new(&odd(), 3, 41, 1);
+    let mut engine = fast(&odd(), 2, KernelChoice::Best, 1).unwrap();
+    for _ in 0..2 {
+        engine.step(&text.batch(), &StepSettings::default(), &Cancel::new()).unwrap();
+    }
+    assert_eq!(engine.capabilities().numeric_class, "f32-chain-1");
+    assert_eq!(engine.state_hash().root.short(), "4d6ab6f9df");
+}
+
 #[test]
 fn steps_follow_the_plain_engine_and_learn() {
     let config = odd();

@@ -7,7 +7,7 @@ use super::body::{self, Adam};
 use super::tile::{self, COLUMNS, ROWS, Tile};
 
 /// Longest piece of the inner dimension: a panel of B of this length stays in the first cache.
-const INNER: usize = 256;
+pub(super) const INNER: usize = 256;
 
 /// C (m x n) = or += A (m x k) times B (k x n), all by address.
 #[derive(Clone, Copy)]
@@ -236,9 +236,9 @@ impl<'a> Left<'a> {
         Self { data, row: width, column: 1 }
     }
 
-    /// The transpose of rows of `width`, from its row `first` on.
-    pub(super) fn columns(data: &'a [f32], width: usize, first: usize) -> Self {
-        Self { data: &data[first..], row: 1, column: width }
+    /// The transpose of rows of `width`.
+    pub(super) const fn columns(data: &'a [f32], width: usize) -> Self {
+        Self { data, row: 1, column: width }
     }
 }
 

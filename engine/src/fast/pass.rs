@@ -12,12 +12,12 @@ use crate::math::{ln64, rotary_tables};
 use crate::traits::{Batch, Cancel, Loss, StepError};
 
 use super::attention::{self, Heads, Place, Room, Rows, Slopes};
-use super::kernel::{Kernels, Left, Right, Shape, Start};
+use super::kernel::{INNER, Kernels, Left, Right, Shape, Start};
 use super::pool::{Parts, Pool};
 use super::weights::{Matrix, Weights};
 
 /// Rows of a task.
-const BLOCK: usize = 32;
+const BLOCK: usize = 64;
 
 /// Everything about a model that does not change.
 pub(super) struct Plan {
@@ -85,6 +85,8 @@ struct KeptParts {
 struct Scratch {
     h: Vec<f32>,
     act: Vec<f32>,
+    /// Some tokens' slopes, packed for a product over tokens.
+    slopes: Vec<f32>,
     room: Room,
 }
 
@@ -159,11 +161,13 @@ impl Buffers {
             grow(&mut self.dqkv, rows * qkv);
             grow(&mut self.act, rows * ffn);
         }
-        let empty = || Scratch { h: Vec::new(), act: Vec::new(), room: Room::new() };
+        let empty =
+            || Scratch { h: Vec::new(), act: Vec::new(), slopes: Vec::new(), room: Room::new() };
         self.workers.resize_with(threads, empty);
         for worker in &mut self.workers {
             grow(&mut worker.h, BLOCK * d);
             grow(&mut worker.act, BLOCK * ffn);
+            grow(&mut worker.slopes, BLOCK * INNER);
             worker.room.grow(&plan.heads, batch.length);
         }
     }
@@ -463,7 +467,7 @@ impl<'a> Pass<'a> {
             let matrix = this.weights.head;
             let grad = Parts::new(&mut grads[matrix.range()]);
             let from = if start == 0 { Start::Zero } else { Start::Here };
-            Self::region(pool, this.cancel, vocab.div_ceil(BLOCK), &|_, index| {
+            Self::region(pool, this.cancel, vocab.div_ceil(BLOCK), &|worker, index| {
                 let rows = rows_of(index, 0..vocab);
                 // SAFETY: nobody writes logits or norms in this region; these rows are ours.
                 let (dlogits, x, grad) = unsafe {
@@ -473,7 +477,7 @@ impl<'a> Pass<'a> {
                         grad.part(scaled(&rows, d)),
                     )
                 };
-                this.outer(dlogits, vocab, &rows, x, d, grad, from);
+                this.outer(worker, dlogits, vocab, &rows, x, d, grad, from);
             })?;
         }
         // SAFETY: no region runs.
@@ -539,6 +543,7 @@ impl<'a> Pass<'a> {
     #[allow(clippy::too_many_arguments, reason = "two factors with their widths, and a place")]
     fn outer(
         &self,
+        worker: usize,
         dy: &[f32],
         dy_width: usize,
         rows: &Range<usize>,
@@ -547,9 +552,18 @@ impl<'a> Pass<'a> {
         grad: &mut [f32],
         start: Start,
     ) {
-        let shape = Shape { m: rows.len(), n: x_width, k: x.len() / x_width };
-        let left = Left::columns(dy, dy_width, rows.start);
-        self.k.multiply(shape, left, Right::rows(x, x_width), (grad, x_width), start);
+        // SAFETY: a worker runs one task at a time.
+        let scratch = unsafe { &mut self.workers.part(worker..worker + 1)[0] };
+        let pieces = dy.chunks(INNER * dy_width).zip(x.chunks(INNER * x_width));
+        let starts = core::iter::once(start).chain(core::iter::repeat(Start::Here));
+        for ((dy, x), start) in pieces.zip(starts) {
+            for (packed, dy) in scratch.slopes.chunks_mut(BLOCK).zip(dy.chunks(dy_width)) {
+                packed[..rows.len()].copy_from_slice(&dy[rows.clone()]);
+            }
+            let shape = Shape { m: rows.len(), n: x_width, k: x.len() / x_width };
+            let left = Left::columns(&scratch.slopes, BLOCK);
+            self.k.multiply(shape, left, Right::rows(x, x_width), (&mut *grad, x_width), start);
+        }
     }
 
     /// From the gradient of the last stream to that of every parameter. `grads` is complete after.
@@ -653,20 +667,22 @@ impl<'a> Pass<'a> {
     ) -> Result<(), StepError> {
         let (kept, c) = (&self.layers[layer], &self.plan.config);
         let (tokens, d, stride) = (self.batch.tokens(), c.hidden, self.plan.heads.stride);
-        let all = self.weights.layers[layer].all();
+        let mut all = self.weights.layers[layer].all();
+        all.reverse();
         let blocks = all.map(|matrix| matrix.rows.div_ceil(BLOCK));
         let places = self.plan.places.layers[layer];
         let grads = Parts::new(grads);
         let tasks = 2 + blocks.iter().sum::<usize>();
-        Self::region(pool, self.cancel, tasks, &|_, index| {
+        Self::region(pool, self.cancel, tasks, &|worker, index| {
             // SAFETY: this region only reads these; each task has its own rows of `grads`.
             unsafe {
                 let mut index = index;
+                // The widest first: small tasks at the end leave no thread waiting long.
                 let factors = [
-                    (self.dqkv.read(0..tokens * stride), self.h1.read(0..tokens * d)),
-                    (self.dmiddle.read(0..tokens * d), kept.y.read(0..tokens * d)),
-                    (kept.gate_up.read(0..tokens * 2 * c.ffn), self.h2.read(0..tokens * d)),
                     (after.read(0..tokens * d), self.act.read(0..tokens * c.ffn)),
+                    (kept.gate_up.read(0..tokens * 2 * c.ffn), self.h2.read(0..tokens * d)),
+                    (self.dmiddle.read(0..tokens * d), kept.y.read(0..tokens * d)),
+                    (self.dqkv.read(0..tokens * stride), self.h1.read(0..tokens * d)),
                 ];
                 for ((matrix, blocks), (dy, x)) in all.iter().zip(blocks).zip(factors) {
                     if index < blocks {
@@ -674,7 +690,7 @@ impl<'a> Pass<'a> {
                         let range = scaled(&rows, matrix.columns);
                         let grad = grads.part(matrix.start + range.start..matrix.start + range.end);
                         let (width, columns) = (matrix.rows, matrix.columns);
-                        self.outer(dy, width, &rows, x, columns, grad, Start::Zero);
+                        self.outer(worker, dy, width, &rows, x, columns, grad, Start::Zero);
                         return;
                     }
                     index -= blocks;
