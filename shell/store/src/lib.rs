@@ -1,5 +1,6 @@
 //! Appends, syncs and reads: the log, blobs by hash, data shards, checkpoints in Hugging Face layout.
 
+pub mod checkpoint;
 pub mod data;
 pub mod job_file;
 
