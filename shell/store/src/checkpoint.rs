@@ -93,7 +93,7 @@ pub fn write(
     }
     let mut draft = Draft::beside(folder, overwrite)?;
     draft.write(CONFIG, config::to_json(config).as_bytes())?;
-    draft.write(GENERATION, config::generation_json(config).as_bytes())?;
+    draft.write(GENERATION, config::generation_json().as_bytes())?;
     draft.write(TOKENIZER, tokenizer.to_json()?.as_bytes())?;
     draft.write(TOKENIZER_CONFIG, config::tokenizer_json(config).as_bytes())?;
     draft.write(CARD, readme(config, card).as_bytes())?;

@@ -54,7 +54,6 @@ struct Generation {
     bos_token_id: Option<u32>,
     do_sample: bool,
     eos_token_id: Option<u32>,
-    max_length: usize,
     pad_token_id: Option<u32>,
     temperature: f32,
     top_p: f32,
@@ -101,12 +100,11 @@ pub(super) fn to_json(config: &ModelConfig) -> String {
     })
 }
 
-pub(super) fn generation_json(config: &ModelConfig) -> String {
+pub(super) fn generation_json() -> String {
     pretty(&Generation {
         bos_token_id: None,
         do_sample: true,
         eos_token_id: None,
-        max_length: config.context,
         pad_token_id: None,
         temperature: 0.8,
         top_p: 0.95,
