@@ -330,8 +330,11 @@ pub(crate) struct Generate {
 pub(crate) enum Log {
     /// Check a city's record offline: chain, signatures, and every round in order
     Verify {
-        /// The city's data folder
+        /// The city's data folder, or a copy of it
         dir: PathBuf,
+        /// The city's id, where its key is not in the folder
+        #[arg(long, value_name = "ID")]
+        city: Option<String>,
     },
 }
 

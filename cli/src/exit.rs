@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use suanli_base::Fault;
 use suanli_host::control::{ControlError, Refusal, RefusalClass};
 use suanli_identity::GrantError;
+use suanli_store::data::DataError;
 
 /// A class of endings. The numbers never change their meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -261,6 +262,27 @@ impl From<ControlError> for Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         ControlError::Refused(refusal).into()
+    }
+}
+
+impl From<DataError> for Failure {
+    fn from(error: DataError) -> Self {
+        let what = error.to_string();
+        match error {
+            DataError::Cancelled => Self::interrupted(),
+            DataError::Io { source, .. } => {
+                let (class, whose, next) = of_io(source.kind());
+                Self { class, what, whose, next: next.into() }
+            }
+            DataError::Lock(_) | DataError::Damaged { .. } => Self {
+                class: Class::Environment,
+                what,
+                whose: Whose::ThisMachine,
+                next: String::new(),
+            },
+            // The rest say themselves what to do.
+            _ => Self::input(what, ""),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod nearest;
 mod plan;
 mod show;
 mod svg;
+mod verify;
 mod words;
 
 use arguments::Arguments;

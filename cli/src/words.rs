@@ -153,9 +153,9 @@ words! {
         "A city and its families on this machine, each a process of its own, all in {folder}."
         "本机上的一座城市和几个家庭，各是一个进程，全部放在 {folder}。"
     }
-    demo_sample(bytes: &str, files: usize, packages: usize) {
-        "It learns from {bytes} of Rust: {files} files of {packages} packages that cargo left here."
-        "学习内容：{bytes} 的 Rust 源码，来自 cargo 留在本机的 {packages} 个包中的 {files} 个文件。"
+    demo_sample(bytes: &str, files: usize) {
+        "It learns from {bytes} of Rust: {files} files that cargo left here when it built this program."
+        "学习内容：{bytes} 的 Rust 源码，即 cargo 编译本程序时留在本机的 {files} 个文件。"
     }
     demo_data(path: &str) { "It learns from {path}." "学习内容：{path}。" }
     demo_measured(speed: &str, rounds: u64, minutes: f64) {
@@ -290,6 +290,10 @@ words! {
         "城市已接受任务 {name}（{id}）。"
     }
     train_watch_with(command: &str) { "Watch it with: {command}" "用此命令观看：{command}" }
+    log_torn(bytes: u64) {
+        "{bytes} bytes of an interrupted write at its end; the next start cuts them."
+        "末尾有一次中断写入留下的 {bytes} 个字节；下次启动时会截去。"
+    }
     log_good(folder: &str, entries: u64, jobs: usize, rounds: u64) {
         "{folder}: {entries} entries, {jobs} jobs, {rounds} committed rounds; chain and signatures hold."
         "{folder}：{entries} 条记录，{jobs} 个任务，{rounds} 个已提交的轮；链和签名都成立。"

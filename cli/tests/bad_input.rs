@@ -84,3 +84,30 @@ fn an_export_overwrites_nothing() {
     home.run(&["export", "--out", &home.path("full/precious")]).fails(3).says("is a file");
     assert_eq!(home.read("full/precious"), "kept");
 }
+
+#[test]
+fn a_record_that_is_none_is_told_apart_from_a_damaged_one() {
+    let home = Suanli::new();
+    home.run(&["log", "verify", &home.path("nowhere")]).fails(3).says("not a folder");
+    home.write("folder/file", "");
+    home.run(&["log", "verify", &home.path("folder")]).fails(3).says("--city ID");
+    home.run(&["log", "verify", &home.path("folder"), "--city", "abc"]).fails(2);
+    home.run(&["log", "verify", &home.path("folder"), "--city", &"ab".repeat(32)]).fails(3);
+}
+
+#[test]
+fn a_demo_touches_no_folder_that_it_did_not_make_and_needs_a_text() {
+    let home = Suanli::new();
+    home.write("mine/precious", "kept");
+    for flags in [&["--fresh"][..], &["--resume"], &[]] {
+        let arguments = [&["demo", "--dir", "mine"], flags].concat();
+        home.run(&arguments).fails(3).says("holds no demo");
+    }
+    assert_eq!(home.read("mine/precious"), "kept");
+    home.run(&["demo", "--resume", "--dir", "new"]).fails(3).says("no demo");
+    home.run(&["demo", "--minutes", "0"]).fails(2);
+    let mut command = home.command(&["demo", "--dir", "new", "--rounds", "2"]);
+    command.env("CARGO_HOME", home.path("nothing"));
+    suanli::Ended::of(command.output().unwrap()).fails(3).says("--data");
+    home.run(&["demo", "--dir", "other", "--data", "missing.txt"]).fails(3).says("missing.txt");
+}

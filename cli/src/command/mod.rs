@@ -3,6 +3,7 @@
 mod city;
 mod generate;
 mod join;
+mod log;
 mod node;
 mod status;
 mod train;
@@ -35,9 +36,8 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Completions { shell } => completions(shell),
         Command::Demo(arguments) => demo::run(context, &arguments),
         Command::Train(arguments) => train::run(context, &arguments),
-        Command::Generate(_) | Command::Log(_) => {
-            Err(Failure::ours("this command is not in this build"))
-        }
+        Command::Log(command) => log::run(context, &command),
+        Command::Generate(_) => Err(Failure::ours("this command is not in this build")),
         Command::Worker => Err(Failure::usage("worker must be the first argument", "")),
     }
 }

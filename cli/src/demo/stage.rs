@@ -166,10 +166,9 @@ impl<'a> Stage<'a> {
             self.screen.say(words::demo_data(language, &path.display().to_string()));
             return Ok(path);
         }
-        let home = text::cargo_home(|name| std::env::var(name).ok());
-        let sample = text::collect(home.as_deref())?;
+        let sample = text::collect(None)?;
         let bytes = show::bytes(sample.text.len() as u64);
-        self.screen.say(words::demo_sample(language, &bytes, sample.files, sample.packages));
+        self.screen.say(words::demo_sample(language, &bytes, sample.files));
         self.place.write("data/rust.txt", &sample.text)
     }
 
