@@ -454,12 +454,10 @@ fn build(
     config: ModelConfig,
     threads: usize,
 ) -> Result<Box<dyn Engine>, Failure> {
-    let refused = |error: &dyn std::fmt::Display| Failure::refused(error.to_string());
     Ok(match kind {
         EngineKind::Fast => {
             let engine = Fast::with_kernel(config, threads, KernelChoice::Best);
-            let engine = engine.map_err(|error| failure(&error))?;
-            Box::new(engine.map_err(|error| refused(&error))?)
+            Box::new(engine.map_err(|error| failure(&error))?)
         }
         EngineKind::Reference => {
             Box::new(Reference::<f32>::new(config).map_err(|error| failure(&error))?)
