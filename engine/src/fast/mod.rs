@@ -7,6 +7,7 @@
 #![allow(unsafe_code, reason = "tasks change disjoint parts of one buffer")]
 
 mod attention;
+mod back;
 mod body;
 mod decode;
 mod kernel;
