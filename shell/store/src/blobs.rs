@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use suanli_base::{Fault, Hash};
 
-use crate::disk::{Disk, DiskError, PART, WriteError, remove_parts, write_through};
+use crate::disk::{Disk, DiskError, PART, WriteError, remove_parts, within, write_through};
 
 /// What the name of a file that did not hold what it should ends in.
 const DAMAGED: &str = ".damaged";
@@ -149,7 +149,11 @@ impl Blobs {
     /// # Errors
     /// What the disk says.
     pub fn has(&self, hash: Hash) -> Result<bool, DiskError> {
-        Ok(self.list()?.binary_search_by_key(&hash, |(hash, _)| *hash).is_ok())
+        match self.disk.size(&self.path(hash)) {
+            Ok(_) => Ok(true),
+            Err(DiskError::Missing { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes a blob; one that is not there is removed already.
@@ -204,7 +208,7 @@ impl Blobs {
     }
 
     fn path(&self, hash: Hash) -> String {
-        format!("{}/{hash}", self.dir)
+        within(&self.dir, &hash.to_string())
     }
 
     fn check_poison(&self) -> Result<(), BlobError> {

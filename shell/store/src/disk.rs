@@ -3,13 +3,14 @@
 //! Not for: data shards and checkpoints, which are read and written as streams.
 //!
 //! There are two disks: [`RealDisk`], and [`FaultyDisk`](crate::FaultyDisk), which forgets in a
-//! crash what was not synced. Paths are relative to the disk's root, with `/` between names.
+//! crash what was not synced. Paths are relative to the disk's root, with `/` between names;
+//! the root itself is the empty path.
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use suanli_base::Fault;
@@ -129,6 +130,12 @@ pub trait Disk: Send + Sync {
     /// [`DiskError`].
     fn truncate(&self, path: &str, len: u64) -> Result<(), DiskError>;
 
+    /// The length of a file.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    fn size(&self, path: &str) -> Result<u64, DiskError>;
+
     /// Reads a whole file.
     ///
     /// # Errors
@@ -194,6 +201,15 @@ impl RealDisk {
         &self.root
     }
 
+    /// The path below the root. One that leads out of it is a defect of ours: joined as it is, an
+    /// absolute one would replace the root.
+    fn at(&self, path: &str) -> PathBuf {
+        let mut names = Path::new(path).components();
+        let inside = names.all(|name| matches!(name, Component::Normal(_)));
+        assert!(inside, "{path} does not lie below {}", self.root.display());
+        if path.is_empty() { self.root.clone() } else { self.root.join(path) }
+    }
+
     fn io<T>(&self, path: &str, doing: Doing, result: std::io::Result<T>) -> Result<T, DiskError> {
         result.map_err(|source| DiskError::new(self.place(path), doing, 0, source))
     }
@@ -206,7 +222,7 @@ impl RealDisk {
         }
         let mut options = OpenOptions::new();
         options.append(true).create(create == Create::IfMissing).mode(0o600);
-        let file = options.open(self.root.join(path))?;
+        let file = options.open(self.at(path))?;
         let copy = file.try_clone()?;
         open.insert(path.to_owned(), file);
         Ok(copy)
@@ -219,7 +235,12 @@ impl RealDisk {
 
 impl Disk for RealDisk {
     fn place(&self, path: &str) -> PathBuf {
-        self.root.join(path)
+        self.at(path)
+    }
+
+    fn size(&self, path: &str) -> Result<u64, DiskError> {
+        let size = std::fs::metadata(self.at(path)).map(|metadata| metadata.len());
+        self.io(path, Doing::Read, size)
     }
 
     fn append(&self, path: &str, bytes: &[u8]) -> Result<(), DiskError> {
@@ -240,7 +261,7 @@ impl Disk for RealDisk {
 
     fn read(&self, path: &str) -> Result<Vec<u8>, DiskError> {
         let read = || {
-            let mut file = File::open(self.root.join(path))?;
+            let mut file = File::open(self.at(path))?;
             let len = file.metadata()?.len();
             let mut bytes = Vec::new();
             let wanted = usize::try_from(len).map_err(|_| ErrorKind::FileTooLarge)?;
@@ -254,19 +275,19 @@ impl Disk for RealDisk {
     fn rename(&self, from: &str, to: &str) -> Result<(), DiskError> {
         self.forget(from);
         self.forget(to);
-        let result = std::fs::rename(self.root.join(from), self.root.join(to));
+        let result = std::fs::rename(self.at(from), self.at(to));
         self.io(from, Doing::Rename, result)
     }
 
     fn remove(&self, path: &str) -> Result<(), DiskError> {
         self.forget(path);
-        self.io(path, Doing::Remove, std::fs::remove_file(self.root.join(path)))
+        self.io(path, Doing::Remove, std::fs::remove_file(self.at(path)))
     }
 
     fn list(&self, dir: &str) -> Result<Vec<Listed>, DiskError> {
         let list = || {
             let mut files = Vec::new();
-            for entry in std::fs::read_dir(self.root.join(dir))? {
+            for entry in std::fs::read_dir(self.at(dir))? {
                 let entry = entry?;
                 let metadata = match entry.metadata() {
                     Ok(metadata) => metadata,
@@ -287,10 +308,10 @@ impl Disk for RealDisk {
 
     fn create_dir(&self, dir: &str) -> Result<(), DiskError> {
         let create = || {
-            DirBuilder::new().recursive(true).mode(0o700).create(self.root.join(dir))?;
+            DirBuilder::new().recursive(true).mode(0o700).create(self.at(dir))?;
             let mut path = self.root.clone();
             File::open(&path)?.sync_all()?;
-            for name in dir.split('/') {
+            for name in dir.split('/').filter(|name| !name.is_empty()) {
                 path.push(name);
                 File::open(&path)?.sync_all()?;
             }
@@ -300,13 +321,19 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self, dir: &str) -> Result<(), DiskError> {
-        let result = File::open(self.root.join(dir)).and_then(|folder| folder.sync_all());
+        let result = File::open(self.at(dir)).and_then(|folder| folder.sync_all());
         self.io(dir, Doing::SyncDir, result)
     }
 }
 
-/// Writes a whole file so that after a crash either all of it is there or nothing: into a file
-/// called [`PART`], synced, then renamed, then the folder synced.
+/// A file's path in a folder, which may be the root.
+pub(crate) fn within(dir: &str, name: &str) -> String {
+    if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") }
+}
+
+/// Writes a whole file so that after a crash either all of it is there or what was before: into a
+/// file whose name ends in [`PART`], synced, then renamed, then the folder synced. Not by two threads
+/// at once under one name.
 ///
 /// # Errors
 /// [`WriteError::Unwritten`] when nothing came of it, [`WriteError::Unsynced`] when nobody knows.
@@ -316,7 +343,7 @@ pub fn write_atomic(
     name: &str,
     bytes: &[u8],
 ) -> Result<(), WriteError> {
-    let to = format!("{dir}/{name}");
+    let to = within(dir, name);
     write_through(disk, dir, &format!("{to}{PART}"), &to, bytes)
 }
 
@@ -356,7 +383,7 @@ pub enum WriteError {
 /// Removes what writes that did not end left in a folder.
 pub(crate) fn remove_parts(disk: &dyn Disk, dir: &str) -> Result<(), DiskError> {
     for file in disk.list(dir)?.iter().filter(|file| file.name.ends_with(PART)) {
-        disk.remove(&format!("{dir}/{}", file.name))?;
+        disk.remove(&within(dir, &file.name))?;
     }
     Ok(())
 }

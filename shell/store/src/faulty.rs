@@ -345,6 +345,10 @@ impl Disk for FaultyDisk {
         Ok(state.inodes[inode].now.clone())
     }
 
+    fn size(&self, path: &str) -> Result<u64, DiskError> {
+        self.read(path).map(|bytes| bytes.len() as u64)
+    }
+
     fn rename(&self, from: &str, to: &str) -> Result<(), DiskError> {
         let (mut state, stops) = self.begin(from, Doing::Rename)?;
         assert_eq!(split(from).0, split(to).0, "a rename stays in its folder");

@@ -16,7 +16,7 @@ use suanli_log::{
     recover_segment, segment_name, snapshot, snapshot_name,
 };
 
-use crate::disk::{Disk, DiskError, WriteError, remove_parts, write_atomic};
+use crate::disk::{Disk, DiskError, WriteError, remove_parts, within, write_atomic};
 
 /// A segment that has grown past this is followed by a new one.
 pub const SEGMENT_BYTES: u64 = 16 << 20;
@@ -255,7 +255,8 @@ impl LogFiles {
             return Ok(());
         }
         let mut chain = self.chain;
-        let bytes = bodies.iter().flat_map(|body| chain.append(body.as_ref())).collect::<Vec<_>>();
+        let mut bytes = Vec::new();
+        bodies.iter().for_each(|body| bytes.extend_from_slice(&chain.append(body.as_ref())));
         assert!(bytes.len() <= BATCH_BYTES_MAX, "a batch of {} bytes", bytes.len());
         self.write(&bytes)?;
         self.sync()?;
@@ -316,7 +317,7 @@ impl LogFiles {
     }
 
     fn path(&self, name: &str) -> String {
-        format!("{}/{name}", self.dir)
+        within(&self.dir, name)
     }
 
     fn segment_path(&self) -> String {
@@ -487,7 +488,7 @@ impl Read {
             if since == Since::OldestKept {
                 read.check_snapshot(disk, dir, &found)?;
             }
-            let bytes = disk.read(&format!("{dir}/{}", segment_name(first_seq)))?;
+            let bytes = disk.read(&within(dir, &segment_name(first_seq)))?;
             let recovery = recover_segment(first_seq, &bytes, read.chain)
                 .map_err(|source| LogFilesError::Log { dir: disk.place(dir), source })?;
             read.chain = recovery.chain;
@@ -568,7 +569,7 @@ impl Read {
 }
 
 fn snapshot_path(dir: &str, seq: u64) -> String {
-    format!("{dir}/{}", snapshot_name(seq))
+    within(dir, &snapshot_name(seq))
 }
 
 /// A snapshot must hold the number that its name says.

@@ -54,6 +54,31 @@ fn a_file_is_written_whole_over_the_one_before() {
 }
 
 #[test]
+fn the_root_is_a_folder_like_others() {
+    // `write_atomic` once joined an empty folder and a name to an absolute path, and wrote to the
+    // root of the machine.
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(RealDisk::new(folder.path()));
+    disk.create_dir("").unwrap();
+    write_atomic(&*disk, "", "city.toml", b"name").unwrap();
+    assert_eq!(std::fs::read(folder.path().join("city.toml")).unwrap(), b"name");
+    let mut log = LogFiles::create(disk.clone(), "", name()).unwrap();
+    log.append(&[b"one"]).unwrap();
+    log.snapshot(b"state").unwrap();
+    assert_eq!(LogFiles::open(disk, "", name()).unwrap().1.state.unwrap(), b"state");
+}
+
+#[test]
+fn no_path_leads_out_of_the_root() {
+    for path in ["/city.toml", "../city.toml", "log/../../city.toml"] {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = RealDisk::new(folder.path());
+        let written = std::panic::AssertUnwindSafe(|| disk.append(path, b"name"));
+        assert!(std::panic::catch_unwind(written).is_err(), "{path}");
+    }
+}
+
+#[test]
 fn what_does_not_exist_is_not_made_by_asking() {
     let folder = tempfile::tempdir().unwrap();
     let disk = Arc::new(RealDisk::new(folder.path()));
@@ -62,6 +87,7 @@ fn what_does_not_exist_is_not_made_by_asking() {
         disk.sync("none").unwrap_err(),
         disk.truncate("none", 0).unwrap_err(),
         disk.remove("none").unwrap_err(),
+        disk.size("none").unwrap_err(),
         disk.list("none").unwrap_err(),
     ] {
         assert!(matches!(error, DiskError::Missing { .. }), "{error}");
