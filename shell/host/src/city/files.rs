@@ -343,12 +343,19 @@ impl Bulk {
     }
 
     fn read_heads(&mut self, job: JobId, from: Round, count: usize) -> Result<Vec<Signed>, Fatal> {
-        // Read anew: a member this far behind is rare, and the chain may be long.
-        let (_, heads) = open_heads(&self.files, job).map_err(|error| error.to_string())?;
+        // Read anew: a member this far behind is rare, and the chain may be long. Not opened anew,
+        // which mends files: this process may hold the same log open.
+        self.heads_of(job)?;
+        let read = LogFiles::inspect(&*self.files.disk, &heads_dir(job), Hash(job.0));
+        let heads = read.map_err(|error| error.to_string())?.bodies;
         let skip = usize::try_from(from.0).unwrap_or(usize::MAX);
         let heads = heads.iter().skip(skip).take(count);
         heads.map(|bytes| postcard::from_bytes(bytes).map_err(|e| e.to_string())).collect()
     }
+}
+
+fn heads_dir(job: JobId) -> String {
+    format!("heads/{job}")
 }
 
 /// Opens a job's chain of heads, making it if it is new: version v is record v.
@@ -356,7 +363,7 @@ pub(crate) fn open_heads(
     files: &Files,
     job: JobId,
 ) -> Result<(LogFiles, Vec<Vec<u8>>), LogFilesError> {
-    let dir = format!("heads/{job}");
+    let dir = heads_dir(job);
     let exists = files.folder.join(&dir).is_dir();
     if !exists {
         return Ok((LogFiles::create(files.disk.clone(), &dir, Hash(job.0))?, Vec::new()));
