@@ -226,7 +226,13 @@ impl Authority {
     ) -> Decision {
         let planned = self.planned_ms(job);
         let pace = self.pace_of(id, job);
-        let opened = *pace.opened.get_or_insert(now);
+        let mut opened = *pace.opened.get_or_insert(now);
+        // Nothing came of the round in all its time: whoever asks now begins it anew, or nobody
+        // would ever be granted a lease again.
+        let overdue = now.since(opened).0 * 1000 > planned * OVERTIME_PER_MILLE;
+        if overdue && job.accepted.is_empty() {
+            (opened, *pace) = (now, Pace { opened: Some(now), quorum: None, ..*pace });
+        }
         let gone = now.since(opened).0;
         // The members sync and ask within the first moments of a round; that is not lateness.
         let left = if gone * 8 <= planned { planned } else { planned.saturating_sub(gone) };

@@ -1,0 +1,734 @@
+//! The virtual world: one clock, one queue of events, the nodes and the network between them.
+
+use crate::Settings;
+use crate::checkers::Watch;
+use crate::city_host::CityHost;
+use crate::context::{Context, Post, Stop};
+use crate::disk::Disk;
+use crate::family_host::{Family, FamilyHost};
+use crate::faults::{Fault, Plan};
+use crate::job::TinyJob;
+use crate::network::{Network, Side, Weather};
+use std::collections::BTreeMap;
+use suanli_base::{CityId, Duration, Random, Time, mix64};
+use suanli_identity::{Grant, Role, SecretKey, Ticket};
+use suanli_log::JobPhase;
+use suanli_node::city::{self, ConnId};
+use suanli_node::family::{self, Owner};
+use suanli_rdpa::{Frame, Limits};
+
+/// When the virtual clocks begin: some time in 2025, so that an hour back is no underflow.
+const EPOCH_MS: u64 = 1_750_000_000_000;
+/// The most events of a run: a run that needs more is stuck in a loop.
+const EVENTS_MAX: u64 = 4_000_000;
+/// A round is committed within this after the faults have ended, or the run is stuck.
+const ROUND_BOUND_MS: u64 = 120_000;
+/// How long the members have to hear their last answers after the job's end.
+const DRAIN_MS: u64 = 45_000;
+
+/// What happens at a moment.
+enum Event {
+    Frame { link: u64, to: Side, frame: Frame },
+    Up { link: u64, side: Side },
+    Down { link: u64, side: Side },
+    Dial { family: usize, boot: u64 },
+    Wake { node: usize },
+    Task { node: usize, boot: u64, task: u64 },
+    Boot { node: usize },
+    Fault(usize),
+    Heal { node: usize },
+    Rejoin { family: usize },
+    Resume { family: usize },
+}
+
+enum Host {
+    Down,
+    City(Box<CityHost>),
+    Family(Box<FamilyHost>),
+}
+
+struct Slot {
+    host: Host,
+    disk: Disk,
+    random: Random,
+    boot: u64,
+    wake: Option<u64>,
+    /// What its clock shows more than the world's.
+    offset: i64,
+    /// A step so far back that only a start can show it.
+    offset_at_boot: i64,
+    stalled_until: u64,
+    partitioned_until: u64,
+    /// Its owner stopped it.
+    gone: bool,
+    link: Option<u64>,
+}
+
+/// A run.
+pub(crate) struct World {
+    now: u64,
+    order: u64,
+    queue: BTreeMap<(u64, u64), Event>,
+    network: Network,
+    nodes: Vec<Slot>,
+    families: Vec<Family>,
+    city_key: SecretKey,
+    limits: Limits,
+    job: TinyJob,
+    plan: Plan,
+    faults_on: bool,
+    pub(crate) watch: Watch,
+    pub(crate) trace: u64,
+    pub(crate) events: u64,
+    settings: Settings,
+    random: Random,
+    finished_at: Option<u64>,
+}
+
+fn key(random: &mut Random) -> SecretKey {
+    let mut seed = [0; 32];
+    random.fill(&mut seed);
+    SecretKey::from_seed(&seed)
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, settings: &Settings) -> Self {
+        let random = Random::new(seed);
+        let mut draws = random.fork(1);
+        let families = settings.families.max(1);
+        let count = u32::try_from(families).unwrap_or(u32::MAX);
+        let job = TinyJob::new(&mut random.fork(2), settings.rounds, count);
+        let mut planned = random.fork(3);
+        let plan = if settings.faults {
+            Plan::draw(&mut planned, families, settings.fault_ms)
+        } else {
+            Plan::calm(&mut planned, families)
+        };
+        let city_key = key(&mut draws);
+        let city = CityId::from(city_key.node());
+        let grant = Grant {
+            city,
+            role: Role::Join,
+            expires: Time(u64::MAX),
+            uses: count,
+            nonce: seed,
+            addresses: vec![],
+        };
+        let ticket = Ticket::issue(&city_key, grant).expect("a ticket without addresses");
+        let limits = match plan.weather {
+            Weather::Streams => Limits::reliable(),
+            Weather::Datagrams { .. } => Limits::lossy(),
+        };
+        let members: Vec<Family> = (0..families)
+            .map(|index| Family {
+                key: key(&mut draws),
+                city,
+                ticket: ticket.to_bytes(),
+                limits,
+                name: format!("family {index}"),
+                speed: plan.speeds[index],
+                liar: plan.liars[index],
+            })
+            .collect();
+        let nodes = (0..=families as u64).map(|index| Slot {
+            host: Host::Down,
+            disk: Disk::new(random.fork(100 + 2 * index)),
+            random: random.fork(101 + 2 * index),
+            boot: 0,
+            wake: None,
+            offset: draws.below(2000) as i64 - 1000,
+            offset_at_boot: 0,
+            stalled_until: 0,
+            partitioned_until: 0,
+            gone: false,
+            link: None,
+        });
+        let mut world = Self {
+            now: 0,
+            order: 0,
+            queue: BTreeMap::new(),
+            network: Network::new(random.fork(4), plan.weather),
+            nodes: nodes.collect(),
+            families: members,
+            city_key,
+            limits,
+            watch: Watch::new(job.theta.clone()),
+            job,
+            faults_on: settings.faults,
+            trace: seed,
+            events: 0,
+            settings: settings.clone(),
+            random: random.fork(5),
+            plan,
+            finished_at: None,
+        };
+        world.at(0, Event::Boot { node: 0 });
+        for (index, join) in world.plan.joins.clone().into_iter().enumerate() {
+            world.at(join, Event::Boot { node: index + 1 });
+        }
+        for (index, (at, _)) in world.plan.faults.clone().into_iter().enumerate() {
+            world.at(at, Event::Fault(index));
+        }
+        world
+    }
+
+    fn at(&mut self, time: u64, event: Event) {
+        self.order += 1;
+        self.queue.insert((time.max(self.now), self.order), event);
+    }
+
+    /// Runs to the end of the job, or to the first violation.
+    pub(crate) fn run(&mut self) {
+        while self.watch.violations().is_empty() {
+            let Some(((time, _), event)) = self.queue.pop_first() else {
+                self.watch.violation("nothing will ever happen again".into());
+                return;
+            };
+            self.now = time;
+            self.watch.now = time;
+            self.events += 1;
+            if self.events > EVENTS_MAX {
+                self.watch.violation(format!("more than {EVENTS_MAX} events"));
+                return;
+            }
+            self.happen(event);
+            if self.is_over() {
+                return self.end();
+            }
+        }
+    }
+
+    fn is_over(&mut self) -> bool {
+        let now = self.now;
+        if self.faults_on && now >= self.settings.fault_ms {
+            self.calm_down();
+        }
+        if self.finished_at.is_none() {
+            let mut jobs = self.watch.state().jobs.values();
+            let finished = jobs.next().is_some_and(|job| job.phase == JobPhase::Finished);
+            if finished && !self.faults_on {
+                self.finished_at = Some(now);
+            } else if !self.faults_on && !finished {
+                let since = self.watch.last_commit.max(self.settings.fault_ms);
+                if now > since + ROUND_BOUND_MS {
+                    let (rounds, where_all) = (self.watch.rounds, self.standing());
+                    self.watch.violation(format!(
+                        "no round was committed for {ROUND_BOUND_MS} ms after version {rounds}: {where_all}"
+                    ));
+                }
+            }
+        }
+        self.finished_at.is_some_and(|at| now > at + DRAIN_MS)
+    }
+
+    /// What everybody is doing: for whoever reads a report.
+    fn standing(&self) -> String {
+        let mut words = Vec::new();
+        for (node, slot) in self.nodes.iter().enumerate() {
+            words.push(match &slot.host {
+                Host::Down => format!("{node} down (left: {})", slot.gone),
+                Host::City(city) => {
+                    let state = city.node.state();
+                    let leases: Vec<_> = state.leases.keys().map(|lease| lease.0).collect();
+                    let closing = state.jobs.values().any(|job| job.closing.is_some());
+                    let live = city.node.authority().live().len();
+                    format!("city: {live} live, leases {leases:?}, closing {closing}")
+                }
+                Host::Family(family) => {
+                    let worker = family.node.worker();
+                    let (phase, version) = (worker.phase, worker.version);
+                    let lease = worker.lease.map(|lease| lease.0);
+                    let (linked, admitted) = (slot.link.is_some(), family.node.is_admitted());
+                    format!(
+                        "{node} {phase:?} at {version}, lease {lease:?}, linked {linked}, admitted {admitted}, {}",
+                        family.standing()
+                    )
+                }
+            });
+        }
+        words.join("; ")
+    }
+
+    /// The faults are over: everybody comes back and stays.
+    fn calm_down(&mut self) {
+        self.faults_on = false;
+        self.network.weather = match self.network.weather {
+            Weather::Streams => Weather::Streams,
+            Weather::Datagrams { .. } => Weather::Datagrams { lost: 0, doubled: 0, held_up: 0 },
+        };
+        for node in 0..self.nodes.len() {
+            let slot = &mut self.nodes[node];
+            slot.disk.heal();
+            (slot.partitioned_until, slot.gone) = (0, false);
+            if matches!(slot.host, Host::Down) {
+                self.at(self.now + 10, Event::Boot { node });
+            } else if node > 0 {
+                self.at(self.now, Event::Resume { family: node - 1 });
+            }
+        }
+    }
+
+    fn mark(&mut self, kind: u64, a: u64, b: u64) {
+        let step = mix64(self.now ^ kind << 56) ^ mix64(a.rotate_left(20) ^ b);
+        self.trace = mix64(self.trace ^ step);
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Frame { link, to, frame } => self.frame(link, to, frame),
+            Event::Up { link, side } => self.up(link, side),
+            Event::Down { link, side } => self.down(link, side),
+            Event::Dial { family, boot } => self.dial(family, boot),
+            Event::Wake { node } => {
+                if self.nodes[node].wake == Some(self.now) {
+                    self.nodes[node].wake = None;
+                    self.mark(2, node as u64, 0);
+                    self.tick(node);
+                }
+            }
+            Event::Task { node, boot, task } => {
+                if self.nodes[node].boot == boot {
+                    if self.stalled(node, Event::Task { node, boot, task }) {
+                        return;
+                    }
+                    self.mark(3, node as u64, task);
+                    self.with(node, |host, cx| match host {
+                        Host::Down => Ok(()),
+                        Host::City(city) => city.due(cx, task),
+                        Host::Family(family) => family.due(cx, task),
+                    });
+                }
+            }
+            Event::Boot { node } => self.boot(node),
+            Event::Fault(index) => {
+                if self.faults_on {
+                    let fault = self.plan.faults[index].1;
+                    self.mark(4, index as u64, 0);
+                    self.fault(fault);
+                }
+            }
+            Event::Heal { node } => self.nodes[node].disk.heal(),
+            Event::Rejoin { family } => {
+                self.nodes[family + 1].gone = false;
+                self.boot(family + 1);
+            }
+            Event::Resume { family } => self.owner(family, Owner::Resume),
+        }
+    }
+
+    /// Puts an event off while its node stands still.
+    fn stalled(&mut self, node: usize, event: Event) -> bool {
+        let until = self.nodes[node].stalled_until;
+        if self.now < until {
+            self.at(until, event);
+            return true;
+        }
+        false
+    }
+
+    fn clock(&self, node: usize) -> Time {
+        Time((EPOCH_MS + self.now).saturating_add_signed(self.nodes[node].offset))
+    }
+
+    /// Lets a host do something, then does what it wants.
+    fn with(
+        &mut self,
+        node: usize,
+        act: impl FnOnce(&mut Host, &mut Context<'_>) -> Result<(), Stop>,
+    ) {
+        let now = self.clock(node);
+        let slot = &mut self.nodes[node];
+        if matches!(slot.host, Host::Down) {
+            return;
+        }
+        let mut cx = Context {
+            now,
+            random: &mut slot.random,
+            disk: &mut slot.disk,
+            watch: &mut self.watch,
+            bug: self.settings.bug,
+            out: Vec::new(),
+        };
+        let outcome = act(&mut slot.host, &mut cx);
+        let posts = cx.out;
+        self.deliver(node, posts);
+        match outcome {
+            Ok(()) => self.plan_wake(node),
+            Err(Stop::Crash) => self.crash(node, 50 + self.now % 900),
+            Err(Stop::Broken(why)) => {
+                self.watch.violation(format!("node {node} cannot go on: {why}"));
+            }
+        }
+    }
+
+    fn deliver(&mut self, node: usize, posts: Vec<Post>) {
+        let boot = self.nodes[node].boot;
+        let mut last = None;
+        for post in posts {
+            match post {
+                Post::Later { ms, task } => {
+                    self.at(self.now + ms, Event::Task { node, boot, task });
+                }
+                Post::Send { conn, frame } => {
+                    let link = conn.map_or(self.nodes[node].link, |conn| Some(conn.0));
+                    let to = if node == 0 { Side::Family } else { Side::City };
+                    let Some(link) = link else { continue };
+                    for time in self.network.arrivals(self.now, link, to) {
+                        self.at(time, Event::Frame { link, to, frame: frame.clone() });
+                    }
+                }
+                Post::Close(conn) => self.drop_link(conn.0, Side::City),
+                other => last = Some(other),
+            }
+        }
+        match last {
+            Some(Post::Hangup) => {
+                if let Some(link) = self.nodes[node].link.take() {
+                    self.drop_link(link, Side::Family);
+                }
+                self.at(self.now + 300, Event::Dial { family: node - 1, boot });
+            }
+            Some(Post::Refused(why)) => {
+                self.watch.violation(format!("family {} was turned away: {why}", node - 1));
+            }
+            Some(Post::Exit) => {
+                self.nodes[node].gone = true;
+                self.stop(node);
+            }
+            _ => {}
+        }
+    }
+
+    fn plan_wake(&mut self, node: usize) {
+        let due = match &self.nodes[node].host {
+            Host::Down => None,
+            Host::City(city) => Some(city.node.poll_timeout()),
+            Host::Family(family) => family.node.poll_timeout(),
+        };
+        let Some(Time(due)) = due else { return };
+        let offset = self.nodes[node].offset;
+        let time = due.saturating_add_signed(-offset).saturating_sub(EPOCH_MS).max(self.now + 1);
+        let slot = &mut self.nodes[node];
+        if slot.wake.is_none_or(|wake| time < wake || wake <= self.now) {
+            slot.wake = Some(time);
+            self.at(time, Event::Wake { node });
+        }
+    }
+
+    fn tick(&mut self, node: usize) {
+        let until = self.nodes[node].stalled_until;
+        if self.now < until {
+            self.nodes[node].wake = Some(until);
+            return self.at(until, Event::Wake { node });
+        }
+        self.with(node, |host, cx| match host {
+            Host::Down => Ok(()),
+            Host::City(city) => city.input(cx, city::Input::Tick),
+            Host::Family(family) => family.input(cx, family::Input::Tick),
+        });
+    }
+
+    // Links.
+
+    fn frame(&mut self, link: u64, to: Side, frame: Frame) {
+        let Some(known) = self.network.link(link) else { return };
+        let (node, boot, up) = match to {
+            Side::City => (0, known.city_boot, known.city_up),
+            Side::Family => (known.family + 1, known.family_boot, known.family_up),
+        };
+        if !up || self.nodes[node].boot != boot {
+            return;
+        }
+        if self.now < self.nodes[node].stalled_until {
+            return self.at(self.nodes[node].stalled_until, Event::Frame { link, to, frame });
+        }
+        let digest = frame.digest().0;
+        let word = u64::from_le_bytes([
+            digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7],
+        ]);
+        let header = frame.header();
+        self.mark(1, word, link ^ header.request << 20 ^ (header.opcode as u64) << 60);
+        self.with(node, |host, cx| match host {
+            Host::Down => Ok(()),
+            Host::City(city) => city.input(cx, city::Input::Frame { conn: ConnId(link), frame }),
+            Host::Family(family) => family.input(cx, family::Input::Frame(frame)),
+        });
+    }
+
+    fn dial(&mut self, family: usize, boot: u64) {
+        let node = family + 1;
+        let slot = &self.nodes[node];
+        if slot.boot != boot || slot.link.is_some() || matches!(slot.host, Host::Down) {
+            return;
+        }
+        let reachable = !matches!(self.nodes[0].host, Host::Down)
+            && self.now >= slot.partitioned_until
+            && self.now >= self.nodes[0].stalled_until;
+        if !reachable {
+            let wait = 200 + self.random.below(800);
+            return self.at(self.now + wait, Event::Dial { family, boot });
+        }
+        let link = self.network.open(family, self.nodes[0].boot, boot);
+        self.nodes[node].link = Some(link);
+        let trip = 2 + self.random.below(60);
+        self.at(self.now + trip, Event::Up { link, side: Side::City });
+        self.at(self.now + 2 * trip, Event::Up { link, side: Side::Family });
+    }
+
+    fn up(&mut self, link: u64, side: Side) {
+        let seed = self.random.next_u64();
+        let Some(known) = self.network.link(link).cloned() else { return };
+        match side {
+            Side::City if self.nodes[0].boot == known.city_boot && known.city_up => {
+                let peer = self.families[known.family].key.node();
+                self.with(0, |host, cx| match host {
+                    Host::City(city) => {
+                        let conn = ConnId(link);
+                        city.input(cx, city::Input::Opened { conn, peer, seed })
+                    }
+                    _ => Ok(()),
+                });
+            }
+            Side::Family if self.nodes[known.family + 1].link == Some(link) && known.family_up => {
+                self.with(known.family + 1, |host, cx| match host {
+                    Host::Family(family) => family.input(cx, family::Input::Linked { seed }),
+                    _ => Ok(()),
+                });
+            }
+            _ => {}
+        }
+    }
+
+    /// A side ends a link; the other side hears of it, or finds out.
+    fn drop_link(&mut self, link: u64, by: Side) {
+        let wait = 5 + self.random.below(300);
+        let told = self.random.chance(850);
+        let Some(known) = self.network.link_mut(link) else { return };
+        let other = match by {
+            Side::City => {
+                known.city_up = false;
+                Side::Family
+            }
+            Side::Family => {
+                known.family_up = false;
+                Side::City
+            }
+        };
+        if told {
+            self.at(self.now + wait, Event::Down { link, side: other });
+        } else {
+            self.network.silence(link);
+        }
+        self.network.sweep();
+    }
+
+    fn down(&mut self, link: u64, side: Side) {
+        let Some(known) = self.network.link_mut(link) else { return };
+        let family = known.family;
+        match side {
+            Side::City => {
+                known.city_up = false;
+                if known.city_boot == self.nodes[0].boot {
+                    self.with(0, |host, cx| match host {
+                        Host::City(city) => {
+                            city.input(cx, city::Input::Closed { conn: ConnId(link) })
+                        }
+                        _ => Ok(()),
+                    });
+                }
+            }
+            Side::Family => {
+                known.family_up = false;
+                let node = family + 1;
+                if self.nodes[node].link == Some(link) {
+                    self.nodes[node].link = None;
+                    self.with(node, |host, cx| match host {
+                        Host::Family(family) => family.input(cx, family::Input::LinkLost),
+                        _ => Ok(()),
+                    });
+                    let boot = self.nodes[node].boot;
+                    let wait = 50 + self.random.below(500);
+                    self.at(self.now + wait, Event::Dial { family, boot });
+                }
+            }
+        }
+        self.network.sweep();
+    }
+
+    // Nodes.
+
+    fn boot(&mut self, node: usize) {
+        let slot = &mut self.nodes[node];
+        if !matches!(slot.host, Host::Down) || slot.gone {
+            return;
+        }
+        slot.boot += 1;
+        slot.wake = None;
+        slot.offset += core::mem::take(&mut slot.offset_at_boot);
+        let boot = slot.boot;
+        self.mark(5, node as u64, boot);
+        let now = self.clock(node);
+        let slot = &mut self.nodes[node];
+        let mut cx = Context {
+            now,
+            random: &mut slot.random,
+            disk: &mut slot.disk,
+            watch: &mut self.watch,
+            bug: self.settings.bug,
+            out: Vec::new(),
+        };
+        let booted = if node == 0 {
+            CityHost::boot(&mut cx, &self.city_key, self.limits, &self.job)
+                .map(|host| Host::City(Box::new(host)))
+        } else {
+            FamilyHost::boot(&mut cx, &self.families[node - 1])
+                .map(|host| Host::Family(Box::new(host)))
+        };
+        let posts = cx.out;
+        match booted {
+            Ok(host) => {
+                self.nodes[node].host = host;
+                self.deliver(node, posts);
+                self.plan_wake(node);
+                if node > 0 {
+                    self.at(self.now + 5, Event::Dial { family: node - 1, boot });
+                }
+            }
+            Err(Stop::Crash) => {
+                self.nodes[node].disk.crash();
+                let wait = 100 + self.random.below(500);
+                self.at(self.now + wait, Event::Boot { node });
+            }
+            Err(Stop::Broken(why)) => {
+                self.watch.violation(format!("node {node} cannot start: {why}"));
+            }
+        }
+    }
+
+    /// A process ends; its links end with it.
+    fn stop(&mut self, node: usize) {
+        let slot = &mut self.nodes[node];
+        slot.host = Host::Down;
+        slot.boot += 1;
+        slot.stalled_until = 0;
+        slot.link = None;
+        let (links, side) = if node == 0 {
+            (self.network.links_of(None), Side::City)
+        } else {
+            (self.network.links_of(Some(node - 1)), Side::Family)
+        };
+        for link in links {
+            self.drop_link(link, side);
+        }
+    }
+
+    fn crash(&mut self, node: usize, down_ms: u64) {
+        if matches!(self.nodes[node].host, Host::Down) {
+            return;
+        }
+        self.stop(node);
+        self.nodes[node].disk.crash();
+        self.mark(6, node as u64, 0);
+        self.at(self.now + down_ms, Event::Boot { node });
+    }
+
+    fn owner(&mut self, family: usize, wish: Owner) {
+        self.with(family + 1, |host, cx| match host {
+            Host::Family(family) => family.owner(cx, wish),
+            _ => Ok(()),
+        });
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        let now = self.now;
+        match fault {
+            Fault::Crash { node, down_ms } => self.crash(node, down_ms),
+            Fault::Fuse { node, operations } => self.nodes[node].disk.die_after(operations),
+            Fault::Cut { family } => {
+                for link in self.network.links_of(Some(family)) {
+                    let (a, b) = (self.random.below(200), self.random.below(200));
+                    self.network.silence(link);
+                    self.at(now + a, Event::Down { link, side: Side::City });
+                    self.at(now + b, Event::Down { link, side: Side::Family });
+                }
+            }
+            Fault::Silence { family } => {
+                for link in self.network.links_of(Some(family)) {
+                    self.network.silence(link);
+                }
+            }
+            Fault::Partition { family, ms } => {
+                self.nodes[family + 1].partitioned_until = now + ms;
+                for link in self.network.links_of(Some(family)) {
+                    self.network.silence(link);
+                }
+            }
+            Fault::Full { node, ms } => {
+                self.nodes[node].disk.set_full(true);
+                self.at(now + ms, Event::Heal { node });
+            }
+            Fault::BadSync { node } => self.nodes[node].disk.fail_syncs(1),
+            Fault::ClockStep { node, by } => {
+                let slot = &mut self.nodes[node];
+                // A running process keeps to its monotonic clock; a large step back shows at a start.
+                if by < -3000 {
+                    slot.offset_at_boot += by;
+                } else {
+                    slot.offset += by;
+                }
+            }
+            Fault::Stall { node, ms } => self.nodes[node].stalled_until = now + ms,
+            Fault::Pause { family, ms } => {
+                self.owner(family, Owner::Pause);
+                self.at(now + ms, Event::Resume { family });
+            }
+            Fault::Leave { family, ms } => {
+                self.owner(family, Owner::Leave);
+                self.at(now + ms, Event::Rejoin { family });
+            }
+            Fault::EngineDies { family } => self.with(family + 1, |host, cx| match host {
+                Host::Family(family) => family.engine_dies(cx),
+                _ => Ok(()),
+            }),
+        }
+    }
+
+    // The end.
+
+    fn end(&mut self) {
+        let slot = &self.nodes[0];
+        if let Host::City(city) = &slot.host {
+            let job = city.node.state().jobs.keys().next().copied();
+            let path = job.map(|job| format!("heads/{job}")).unwrap_or_default();
+            let heads = crate::city_log::parse_heads(slot.disk.read(&path).unwrap_or_default()).0;
+            self.watch.city_at_end(city.node.state(), &heads);
+            let left = city.staged().into_iter();
+            let mut left = left.filter(|lease| !city.node.state().leases.contains_key(lease));
+            if let Some(lease) = left.next() {
+                self.watch.violation(format!("chunks of the ended lease {lease} are still held"));
+            }
+        } else {
+            self.watch.violation("the city is down at the end".into());
+        }
+        for (slot, family) in self.nodes[1..].iter().zip(&self.families) {
+            let node = family.key.node();
+            let Host::Family(host) = &slot.host else { continue };
+            if let Some((_, version, theta)) = host.held() {
+                self.watch.family_at_end(node, version, theta);
+            }
+            if let (Some(lease), true) = (host.waiting(), host.node.is_admitted()) {
+                let who = node.short();
+                self.watch.violation(format!("{who} never heard what became of lease {lease}"));
+            }
+        }
+        // A last kill: what the disk holds must be all that was ever said.
+        self.stop(0);
+        self.nodes[0].disk.crash();
+        self.boot(0);
+    }
+
+    /// The most that a clock may be off another's, for reports.
+    pub(crate) const fn virtual_time(&self) -> Duration {
+        Duration(self.now)
+    }
+}
