@@ -45,6 +45,9 @@ impl CityNode {
         for entry in &entries {
             let effects = self.state.apply(entry)?;
             self.since_snapshot += 1;
+            if let Entry::LeaseEnded { lease, .. } = entry {
+                self.unstage(Stage::Lease(*lease));
+            }
             for effect in effects {
                 self.effect(effect);
             }

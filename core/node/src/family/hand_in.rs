@@ -3,7 +3,7 @@
 use super::{FamilyNode, Pending, Work};
 use crate::name::region_of_lease;
 use bytes::Bytes;
-use suanli_base::{CityId, LeaseId};
+use suanli_base::{CityId, Hash, JobId, LeaseId};
 use suanli_bus::worker::Input as Happened;
 use suanli_identity::{SecretKey, Signed};
 use suanli_rdpa::{Event, StageInfo, StageKind, Upload, UploadStep};
@@ -27,6 +27,14 @@ impl HandIn {
 
     pub(super) const fn lease(&self) -> LeaseId {
         self.pending.contribution.lease
+    }
+
+    pub(super) const fn job(&self) -> JobId {
+        self.pending.contribution.job
+    }
+
+    pub(super) const fn private_after(&self) -> Hash {
+        self.pending.contribution.private_after
     }
 
     pub(super) const fn signed(&self) -> &Signed {

@@ -364,7 +364,12 @@ impl FamilyNode {
                 }
             }
             Action::Promote { lease } => {
-                self.hand_in = None;
+                // Known at once: the next request names it, whenever the host is done promoting.
+                if let Some(hand_in) = self.hand_in.take()
+                    && let Some(loaded) = self.jobs.get_mut(&hand_in.job())
+                {
+                    loaded.private = hand_in.private_after();
+                }
                 self.lease = None;
                 self.work(Work::Promote { lease });
             }
