@@ -98,6 +98,7 @@ impl TinyJob {
                     shape: Shape::WarmupStableDecay,
                     lr: 1e-2,
                     min_share: 0.1,
+                    decay_share: 0.2,
                     warmup: Tokens(16),
                     total: Tokens(4000),
                 },
