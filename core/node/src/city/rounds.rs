@@ -239,11 +239,18 @@ impl CityNode {
             Done::Catalogued { job, theta_chunks, updates } => {
                 let Some(known) = self.state.jobs.get(&job) else { return };
                 let (version, theta) = (known.version, known.state.theta);
+                // A round may have been committed since: its parameters are offered already.
+                let current = suanli_params::root(&theta_chunks) == known.theta_root;
+                let kept: Vec<Round> = known.recent.iter().map(|recent| recent.version).collect();
                 for (version, blob, chunks) in updates {
-                    self.offer_update(job, version, chunks, blob);
+                    if kept.contains(&version) {
+                        self.offer_update(job, version, chunks, blob);
+                    }
                 }
-                self.offer_theta(job, version, theta_chunks, theta);
-                self.notify(job, version);
+                if current {
+                    self.offer_theta(job, version, theta_chunks, theta);
+                    self.notify(job, version);
+                }
             }
             Done::Evaluated { job, version, loss } => {
                 self.evaluating = None;

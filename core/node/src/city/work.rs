@@ -179,7 +179,8 @@ pub enum Work {
         /// Its specification.
         spec: Box<JobSpec>,
     },
-    /// Hash the chunks of kept blobs after a restart; answer [`Done::Catalogued`].
+    /// Hash the chunks of kept blobs after a restart; answer [`Done::Catalogued`]. What a round
+    /// committed meanwhile has let go is left out (no chunks for the parameters).
     Catalogue {
         /// The job.
         job: JobId,
