@@ -343,8 +343,8 @@ impl Watch {
         }
         let (lr, mu) = (spec.training.outer_lr, spec.training.outer_momentum);
         let mut told = Vec::new();
-        for i in 0..n {
-            let gradient = sum[i] / weights;
+        for (i, sum) in sum.iter().enumerate() {
+            let gradient = sum / weights;
             outer.momentum[i] = mu * outer.momentum[i] + gradient;
             let step = lr * (gradient + mu * outer.momentum[i]);
             outer.steps[i] += f64::from(step);

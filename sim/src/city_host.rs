@@ -285,7 +285,7 @@ impl CityHost {
             Work::Merge { order, spec } => merge_round(cx, order, spec),
             Work::Found { job, spec } => found(cx, *job, spec),
             Work::Catalogue { job, theta, updates, codec, parameters } => {
-                catalogue(cx, *job, *theta, updates, *codec, *parameters)
+                Ok(catalogue(cx, *job, *theta, updates, *codec, *parameters))
             }
             Work::ReadHeads { conn, job, from, count } => {
                 let bytes = cx.disk.read(&format!("heads/{job}")).unwrap_or_default();
@@ -500,21 +500,23 @@ fn found(cx: &mut Context<'_>, job: JobId, spec: &JobSpec) -> Result<Done, Troub
 }
 
 fn catalogue(
-    cx: &mut Context<'_>,
+    cx: &Context<'_>,
     job: JobId,
     theta: Hash,
     updates: &[(Round, Hash)],
     codec: Codec,
     parameters: u64,
-) -> Result<Done, Trouble> {
-    let theta_chunks = hash_chunks(&floats_of(&blob(cx, theta)?));
+) -> Done {
+    // A round committed meanwhile may have let the oldest go: what is gone is left out.
+    let theta_chunks = blob(cx, theta).map(|bytes| hash_chunks(&floats_of(&bytes)));
+    let theta_chunks = theta_chunks.unwrap_or_default();
     let parameters = to_usize(parameters);
     let chunk = encoded_len(codec, CHUNK_ELEMENTS.min(parameters));
     let mut hashed = Vec::new();
     for (version, hash) in updates {
-        let bytes = blob(cx, *hash)?;
+        let Ok(bytes) = blob(cx, *hash) else { continue };
         debug_assert_eq!(bytes.len(), payload_len(codec, parameters));
         hashed.push((*version, *hash, bytes.chunks(chunk).map(Hash::of).collect()));
     }
-    Ok(Done::Catalogued { job, theta_chunks, updates: hashed })
+    Done::Catalogued { job, theta_chunks, updates: hashed }
 }
