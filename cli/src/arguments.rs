@@ -257,6 +257,12 @@ pub(crate) struct Train {
     /// Do not ask
     #[arg(long, short)]
     pub(crate) yes: bool,
+    /// What people call the job [default: the job file's name]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Where prepared data are kept [default: $XDG_CACHE_HOME/suanli/prepared]
+    #[arg(long, value_name = "DIR", env = "SUANLI_PREPARED", hide_env = true)]
+    pub(crate) prepared: Option<PathBuf>,
     /// Print an example of a job file
     #[arg(long, conflicts_with_all = ["job", "plan", "yes"])]
     pub(crate) example: bool,
@@ -317,9 +323,9 @@ pub(crate) struct Generate {
     /// 0: always the likeliest token; 1: as the model says
     #[arg(long, value_name = "T", default_value_t = 0.8, value_parser = parse_temperature)]
     pub(crate) temperature: f32,
-    /// Choose among the N likeliest tokens; 0: among all
-    #[arg(long, value_name = "N", default_value_t = 40)]
-    pub(crate) top_k: u32,
+    /// Choose among the likeliest tokens that together have this probability
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = parse_share)]
+    pub(crate) top_p: f32,
     /// Seed of the choice
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
@@ -373,6 +379,10 @@ fn parse_positive(text: &str) -> Result<f64, String> {
 
 fn parse_temperature(text: &str) -> Result<f32, String> {
     parse_in(text, 0.0..=10.0, "a temperature").map(|value| value as f32)
+}
+
+fn parse_share(text: &str) -> Result<f32, String> {
+    parse_in(text, 0.01..=1.0, "a probability").map(|value| value as f32)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use suanli_base::Fault;
 use suanli_host::control::{ControlError, Refusal, RefusalClass};
 use suanli_identity::GrantError;
+use suanli_store::checkpoint::CheckpointError;
 use suanli_store::data::DataError;
 
 /// A class of endings. The numbers never change their meaning.
@@ -282,6 +283,16 @@ impl From<DataError> for Failure {
             },
             // The rest say themselves what to do.
             _ => Self::input(what, ""),
+        }
+    }
+}
+
+impl From<CheckpointError> for Failure {
+    fn from(error: CheckpointError) -> Self {
+        match error {
+            CheckpointError::Io { doing, path, source } => Self::io(doing, &path, &source),
+            // The rest say themselves what to do.
+            other => Self::input(other.to_string(), ""),
         }
     }
 }

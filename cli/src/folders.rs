@@ -40,6 +40,11 @@ impl Folders {
         inside(self.data.as_deref(), "family", "XDG_DATA_HOME")
     }
 
+    /// The key with which jobs are signed.
+    pub(crate) fn trainer_key(&self) -> Result<PathBuf, Failure> {
+        inside(self.data.as_deref(), "trainer/trainer.key", "XDG_DATA_HOME")
+    }
+
     /// What can be made again: prepared data.
     pub(crate) fn prepared(&self) -> Result<PathBuf, Failure> {
         inside(self.cache.as_deref(), "prepared", "XDG_CACHE_HOME")

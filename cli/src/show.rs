@@ -53,6 +53,12 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if safe(c) { c } else { '\u{fffd}' }).collect()
 }
 
+/// A text of several lines without what would steer a terminal.
+pub(crate) fn lines(text: &str) -> String {
+    let line = |line: &str| printable(&line.replace('\t', "    "));
+    text.split('\n').map(line).collect::<Vec<_>>().join("\n")
+}
+
 /// A text of several lines, indented, its line ends kept and what would steer a terminal taken out.
 pub(crate) fn block(text: &str) -> String {
     text.lines().map(|line| format!("    {}\n", printable(&line.replace('\t', "    ")))).collect()

@@ -2,6 +2,7 @@
 //! (Errors are in English: they are searched for word by word.)
 
 use crate::language::Language;
+use suanli_store::data::Stage;
 
 macro_rules! words {
     ($($name:ident($($argument:ident: $type:ty),*) { $en:literal $zh:literal })*) => {
@@ -276,6 +277,11 @@ words! {
         "Prepared {bytes} of training data: {samples} samples in {shards} shards."
         "已准备 {bytes} 训练数据：{samples} 个样本，{shards} 个分片。"
     }
+    train_sending() { "sending to the city" "正在发送到城市" }
+    stage_surveying() { "reading" "读取" }
+    stage_tokenizer() { "training the tokenizer" "训练分词器" }
+    stage_tokenizing() { "making tokens" "生成词元" }
+    stage_writing() { "writing shards" "写入分片" }
     train_readers() {
         "Members of the city will read this data while they train. Only hand in what they may see."
         "训练时，城市的成员会读取这些数据。请只提交允许他们看到的内容。"
@@ -297,6 +303,17 @@ words! {
     log_good(folder: &str, entries: u64, jobs: usize, rounds: u64) {
         "{folder}: {entries} entries, {jobs} jobs, {rounds} committed rounds; chain and signatures hold."
         "{folder}：{entries} 条记录，{jobs} 个任务，{rounds} 个已提交的轮；链和签名都成立。"
+    }
+}
+
+/// What a preparation is doing.
+pub(crate) fn stage(language: Language, stage: Stage) -> String {
+    match stage {
+        Stage::Surveying => stage_surveying(language),
+        Stage::TrainingTokenizer => stage_tokenizer(language),
+        Stage::Tokenizing => stage_tokenizing(language),
+        Stage::Writing => stage_writing(language),
+        _ => String::new(),
     }
 }
 

@@ -42,6 +42,8 @@ fn pages(folder: &Path) -> Vec<PathBuf> {
     let (folders, files): (Vec<_>, Vec<_>) = paths.partition(|path| path.is_dir());
     let below = folders.iter().flat_map(|folder| pages(folder));
     let pages = files.iter().filter(|path| path.extension().is_some_and(|end| end == "md"));
+    // The specification names formats, not what to type.
+    let pages = pages.filter(|path| !path.parent().is_some_and(|parent| parent.ends_with("spec")));
     pages.cloned().chain(below).collect()
 }
 

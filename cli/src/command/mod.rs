@@ -37,7 +37,7 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Demo(arguments) => demo::run(context, &arguments),
         Command::Train(arguments) => train::run(context, &arguments),
         Command::Log(command) => log::run(context, &command),
-        Command::Generate(_) => Err(Failure::ours("this command is not in this build")),
+        Command::Generate(arguments) => generate::run(context, &arguments),
         Command::Worker => Err(Failure::usage("worker must be the first argument", "")),
     }
 }

@@ -211,8 +211,11 @@ impl<'a> Stage<'a> {
         // It may be in although we were stopped before we remembered it.
         let known = client.city_status().await?.jobs.pop();
         if known.is_none() {
+            let (prepared, city) = (self.place.root.join("prepared"), path_text(&city)?);
+            let (job_file, prepared) = (path_text(job_file)?, path_text(&prepared)?);
             let arguments =
-                ["train", path_text(job_file)?, "--city", path_text(&city)?, "--yes", "--json"];
+                ["train", job_file, "--city", city, "--name", JOB_NAME, "--prepared", prepared];
+            let arguments = [&arguments[..], &["--yes", "--json"]].concat();
             self.program.run(&arguments, &self.place.log("train")).await?;
         }
         let job = match known {
