@@ -135,6 +135,21 @@ pub fn merge(
     Ok(update)
 }
 
+/// What each contribution is clipped by: those above the median norm are brought down to it
+/// (DESIGN 5.4). `norms` are the square roots of what [`check_payload`] gives.
+#[must_use]
+pub fn clips(norms: &[f64]) -> Vec<f32> {
+    let mut sorted = norms.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let median = match sorted.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => sorted[n / 2],
+        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
+    };
+    let clip = |norm: &f64| if *norm > median { (median / norm) as f32 } else { 1.0 };
+    norms.iter().map(clip).collect()
+}
+
 /// `out` becomes sum(weight x clip x decoded) / sum(weight).
 fn weighted_mean(
     parts: &[Part<'_>],

@@ -4,6 +4,7 @@
 
 use crate::head::Head;
 use crate::job::JobSpec;
+use crate::merge::clips;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use suanli_base::{CityId, Hash, JobId, LeaseId, NodeId, Round, TicketId, Tokens};
@@ -566,21 +567,14 @@ impl Job {
     #[must_use]
     pub fn merge_order(&self, id: JobId, leases: &[LeaseId]) -> MergeOrder {
         let chosen = || leases.iter().filter_map(|id| Some((*id, self.accepted.get(id)?)));
-        let mut norms: Vec<f64> = chosen().map(|(_, a)| a.norm_squared.sqrt()).collect();
-        norms.sort_unstable_by(f64::total_cmp);
-        let median = match norms.len() {
-            0 => 0.0,
-            n if n % 2 == 1 => norms[n / 2],
-            n => f64::midpoint(norms[n / 2 - 1], norms[n / 2]),
-        };
-        let items = chosen().map(|(lease, accepted)| {
-            let norm = accepted.norm_squared.sqrt();
+        let norms: Vec<f64> = chosen().map(|(_, a)| a.norm_squared.sqrt()).collect();
+        let items = chosen().zip(clips(&norms)).map(|((lease, accepted), clip)| {
             let late = self.version.0.saturating_sub(accepted.base.0);
             MergeItem {
                 lease,
                 payload: accepted.payload,
                 weight: accepted.tokens.0 as f32 / (1 + late) as f32,
-                clip: if norm > median { (median / norm) as f32 } else { 1.0 },
+                clip,
             }
         });
         MergeOrder { job: id, round: self.version, state: self.state, items: items.collect() }
