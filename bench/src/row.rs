@@ -51,6 +51,8 @@ pub enum Verdict {
     Missed,
     /// There is no goal.
     Reported,
+    /// Measured in the short form, which says that the row runs and no more.
+    Short,
     /// The row could not be measured.
     Failed,
 }
@@ -61,6 +63,7 @@ impl fmt::Display for Verdict {
             Self::Met => "met",
             Self::Missed => "MISSED",
             Self::Reported => "reported",
+            Self::Short => "short",
             Self::Failed => "FAILED",
         })
     }
@@ -89,6 +92,13 @@ impl Row {
         let verdict = if value.is_finite() { goal.judge(value) } else { Verdict::Failed };
         let value = value.is_finite().then_some(value);
         Self { name: name.into(), value, unit: unit.into(), goal, verdict, notes: Vec::new() }
+    }
+
+    /// A value of the short form: its goal is shown, but holds for the whole form only.
+    pub fn short(name: &str, value: f64, unit: &str, goal: Goal) -> Self {
+        let row = Self::new(name, value, unit, goal);
+        let verdict = if row.value.is_some() { Verdict::Short } else { Verdict::Failed };
+        Self { verdict, ..row }
     }
 
     /// Adds a remark.
@@ -148,6 +158,13 @@ mod tests {
         ] {
             assert_eq!(Row::new("x", value, "s", goal).verdict, verdict, "{value} {goal}");
         }
+    }
+
+    #[test]
+    fn the_short_form_neither_meets_nor_misses() {
+        let goal = Goal::AtMost(1.0);
+        assert_eq!(Row::short("x", 9.0, "%", goal).verdict, Verdict::Short);
+        assert_eq!(Row::short("x", f64::NAN, "%", goal).verdict, Verdict::Failed);
     }
 
     #[test]

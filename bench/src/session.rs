@@ -37,6 +37,7 @@ impl Session {
         let session = Self { length, folder, row: row.into() };
         if start == Start::Fresh {
             session.forget()?;
+            clear(&session.lasting())?;
         }
         Ok(session)
     }
@@ -92,16 +93,28 @@ impl Session {
         }
     }
 
+    /// A folder of this row that outlives the run: what it keeps for the next one. A fresh start
+    /// empties it.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn folder(&self) -> Result<PathBuf> {
+        let folder = self.lasting();
+        std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+        Ok(folder)
+    }
+
+    fn lasting(&self) -> PathBuf {
+        self.folder.join(&self.row)
+    }
+
     /// An empty folder for files of this row.
     ///
     /// # Errors
     /// When it cannot be made or cleared.
     pub fn scratch(&self) -> Result<PathBuf> {
         let folder = self.folder.join(format!("{}.scratch", self.row));
-        if folder.exists() {
-            std::fs::remove_dir_all(&folder)
-                .with_context(|| format!("clear {}", folder.display()))?;
-        }
+        clear(&folder)?;
         std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
         Ok(folder)
     }
@@ -114,6 +127,13 @@ impl Session {
         run(cargo().args(["build", "--quiet", "--release", "--locked", "--package", "suanli"]))?;
         Ok(target().join("release").join("suanli"))
     }
+}
+
+fn clear(folder: &Path) -> Result<()> {
+    if folder.exists() {
+        std::fs::remove_dir_all(folder).with_context(|| format!("clear {}", folder.display()))?;
+    }
+    Ok(())
 }
 
 /// The root of the repository.
@@ -180,7 +200,9 @@ mod tests {
         first.keep(&vec![1, 2, 3]).unwrap();
         let second = session(folder.path(), Length::Whole, Start::Resume);
         assert_eq!(second.resume::<Vec<u32>>(), Some(vec![1, 2, 3]));
+        std::fs::write(second.folder().unwrap().join("run"), "x").unwrap();
         let fresh = session(folder.path(), Length::Whole, Start::Fresh);
+        assert_eq!(std::fs::read_dir(fresh.folder().unwrap()).unwrap().count(), 0);
         assert_eq!(fresh.resume::<Vec<u32>>(), None);
         fresh.forget().unwrap();
     }
