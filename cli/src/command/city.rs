@@ -25,8 +25,7 @@ pub(super) fn run(context: &Context, command: City) -> Result<(), Failure> {
 async fn init(context: &Context, folder: &Folder, name: Option<String>) -> Result<(), Failure> {
     let dir = context.city_folder(folder)?;
     let name = name.or_else(|| context.config.city.name.clone()).unwrap_or_else(|| "city".into());
-    let _init = CityInit { name: name.clone() };
-    let id = String::new();
+    let id = suanli_host::city::init(&dir, &CityInit { name: name.clone() })?.to_string();
     let command = format!("{} city serve --dir {}", program(), quoted(&dir));
     context.answer(&json!({ "city": id, "name": name, "folder": dir }), || {
         let folder = dir.display().to_string();
@@ -48,15 +47,16 @@ async fn serve(context: &Context, arguments: Serve) -> Result<(), Failure> {
     }
     let (_stopper, stop) = stop_flag(arguments.parent.stop_on_eof)?;
     let (ready, when_ready) = tokio::sync::oneshot::channel();
-    let _options =
-        CityOptions { folder, listen, advertise, stop: stop.clone(), ready: Some(ready) };
+    let worker = Vec::new();
+    let options =
+        CityOptions { folder, listen, advertise, worker, stop: stop.clone(), ready: Some(ready) };
     let speaker = context.clone();
     tokio::spawn(async move {
         if let Ok(ready) = when_ready.await {
             greet(&speaker, &ready, listen);
         }
     });
-    Err(Failure::ours("this command is not in this build"))?;
+    suanli_host::city::serve(options).await?;
     context.say(words::stopped(context.language));
     ending(&stop)
 }

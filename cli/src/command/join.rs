@@ -45,7 +45,7 @@ async fn join(context: &Context, arguments: Join, ticket: Option<Ticket>) -> Res
     let program = std::env::current_exe().at("find", "this program")?;
     let (_stopper, stop) = stop_flag(arguments.parent.stop_on_eof)?;
     let (ready, when_ready) = tokio::sync::oneshot::channel();
-    let _options = FamilyOptions {
+    let options = FamilyOptions {
         folder,
         ticket,
         name: arguments.name.or_else(|| settings.name.clone()),
@@ -76,7 +76,7 @@ async fn join(context: &Context, arguments: Join, ticket: Option<Ticket>) -> Res
             );
         }
     });
-    Err(Failure::ours("this command is not in this build"))?;
+    suanli_host::family::run(options).await?;
     context.say(words::stopped(context.language));
     ending(&stop)
 }

@@ -108,7 +108,7 @@ pub async fn serve(options: CityOptions) -> Result<(), Refusal> {
     let (done_out, done) = mpsc::unbounded_channel();
     let (wires, wire_events) = mpsc::channel(1024);
     net::listen(listener, wires);
-    let program = crate::family::worker_program(&[])?;
+    let program = crate::family::worker_program(&options.worker)?;
     let (orders, orders_in) = mpsc::unbounded_channel();
     let measuring =
         tokio::spawn(evaluate::run(files.clone(), program, orders_in, done_out.clone()));

@@ -27,6 +27,8 @@ pub struct CityOptions {
     pub listen: SocketAddr,
     /// Addresses to put into tickets, when not those it listens on.
     pub advertise: Vec<String>,
+    /// The program that runs as the worker process, and its arguments; empty: this one's `worker`.
+    pub worker: Vec<std::ffi::OsString>,
     /// Ends the loop cleanly.
     pub stop: Stop,
     /// Told once, when the city listens and its control socket answers.

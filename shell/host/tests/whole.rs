@@ -1,0 +1,148 @@
+//! A city and its families as they run, in one process but for the engines: real sockets on
+//! loopback, real disks, real worker processes.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use suanli_engine::Cancel;
+use suanli_host::control::{
+    CityInit, CityOptions, CityReady, CityStatus, Client, ControlReply, ControlRequest,
+    FamilyOptions, JobState, Limits, Refusal, Stop, StopReason, Stopper,
+};
+use suanli_host::{city, family, job, worker};
+use suanli_store::job_file::JobFile;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// What the other tests start. By itself it does nothing: its input is no socket of an agent.
+#[test]
+#[ignore = "the child's side of the other tests"]
+fn worker_child_entry() {
+    if rustix::net::sockopt::socket_type(std::io::stdin()).is_ok() {
+        std::process::exit(i32::from(worker::child::main()));
+    }
+}
+
+fn program() -> Vec<OsString> {
+    let exe = std::env::current_exe().unwrap().into_os_string();
+    let entry = ["--exact", "worker_child_entry", "--ignored", "--nocapture"];
+    [exe].into_iter().chain(entry.iter().map(Into::into)).collect()
+}
+
+type Running = (Stopper, JoinHandle<Result<(), Refusal>>);
+
+async fn start_city(folder: &Path) -> (Running, CityReady) {
+    let (stopper, stop) = Stopper::new();
+    let (ready, when_ready) = oneshot::channel();
+    let options = CityOptions {
+        folder: folder.to_path_buf(),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        advertise: vec![],
+        worker: program(),
+        stop,
+        ready: Some(ready),
+    };
+    let running = tokio::spawn(city::serve(options));
+    let ready = when_ready.await.unwrap();
+    ((stopper, running), ready)
+}
+
+fn start_family(folder: PathBuf, name: &str, ready: &CityReady) -> Running {
+    let (stopper, stop): (Stopper, Stop) = Stopper::new();
+    let options = FamilyOptions {
+        folder,
+        ticket: ready.ticket.clone(),
+        name: Some(name.into()),
+        limits: Limits { threads: Some(1), ..Limits::default() },
+        worker: program(),
+        stop,
+        ready: None,
+    };
+    (stopper, tokio::spawn(family::run(options)))
+}
+
+async fn stop((stopper, running): Running) {
+    stopper.stop(StopReason::Control);
+    running.await.unwrap().unwrap();
+}
+
+const JOB: &str = r#"
+[model]
+hidden = 32
+layers = 2
+heads = 2
+kv_heads = 1
+ffn = 48
+context = 32
+[data]
+paths = ["text.txt"]
+[training]
+inner_steps = 6
+batch_sequences = 2
+lr = 0.01
+rounds = 5
+[replicas]
+min = 2
+expected = 2
+"#;
+
+fn prepare(folder: &Path) -> job::Prepared {
+    let text: String = (0..4000).map(|i| format!("line {i}: {}\n", i * i % 97)).collect();
+    std::fs::write(folder.join("text.txt"), text).unwrap();
+    let file = JobFile::parse(JOB).unwrap();
+    let out = folder.join("prepared");
+    job::prepare("small", &file, folder, &out, &mut |_| {}, &Cancel::new()).unwrap()
+}
+
+async fn status(folder: &Path) -> CityStatus {
+    let mut client = Client::connect(folder).await.unwrap();
+    match client.call(&ControlRequest::Status).await.unwrap() {
+        ControlReply::City(status) => *status,
+        other => panic!("expected a status, found {other:?}"),
+    }
+}
+
+/// Waits until the city's job satisfies `holds`, or fails after a minute with what it saw last.
+async fn until(folder: &Path, holds: impl Fn(&CityStatus) -> bool) -> CityStatus {
+    let mut last = CityStatus::default();
+    for _ in 0..600 {
+        last = status(folder).await;
+        if holds(&last) {
+            return last;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("not within a minute; last: {last:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_families_train_a_job_to_its_end_and_the_loss_falls() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("city");
+    city::init(&folder, &CityInit { name: "test".into() }).unwrap();
+    let prepared = prepare(root.path());
+    let (city, ready) = start_city(&folder).await;
+    let mut client = Client::connect(&folder).await.unwrap();
+    let request = ControlRequest::Submit { folder: prepared.folder.clone() };
+    client.call(&request).await.unwrap();
+    let families = [
+        start_family(root.path().join("a"), "a", &ready),
+        start_family(root.path().join("b"), "b", &ready),
+    ];
+    let over = |status: &CityStatus| {
+        status.jobs[0].state == JobState::Done && status.jobs[0].losses.len() >= 2
+    };
+    let status = until(&folder, over).await;
+    let job = &status.jobs[0];
+    let (first, last) = (job.losses[0].loss, job.losses.last().unwrap().loss);
+    assert!(last < first, "{first} to {last}");
+    assert_eq!(job.round, 5);
+    let contributions: u64 = job.contributions.iter().map(|c| c.contributions).sum();
+    assert_eq!((job.contributions.len(), contributions >= 8), (2, true), "{job:#?}");
+    for family in families {
+        stop(family).await;
+    }
+    stop(city).await;
+}
