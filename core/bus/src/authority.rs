@@ -21,6 +21,8 @@ const OVERTIME_PER_MILLE: u64 = 1250;
 const ROUND_PATIENCE: u64 = 4;
 /// A lease never asks for more than this multiple of the mean steps.
 const STEPS_SPREAD_MAX: u32 = 8;
+/// Syncing and asking takes members up to this long however short a round is.
+const SYNC_MS: u64 = 1000;
 /// A member that joins when less than this share of a round is left waits for the next.
 const LEAST_SHARE_PER_MILLE: u64 = 150;
 
@@ -225,17 +227,19 @@ impl Authority {
         job: &Job,
     ) -> Decision {
         let planned = self.planned_ms(job);
+        let at_work = state.leases.values().any(|r| r.job == id && r.base == job.version);
         let pace = self.pace_of(id, job);
         let mut opened = *pace.opened.get_or_insert(now);
-        // Nothing came of the round in all its time: whoever asks now begins it anew, or nobody
-        // would ever be granted a lease again.
+        // Nothing came of the round in all its time, or all its leases came back: whoever asks now
+        // begins it anew, or nobody would ever be granted a lease again.
         let overdue = now.since(opened).0 * 1000 > planned * OVERTIME_PER_MILLE;
-        if overdue && job.accepted.is_empty() {
+        if job.accepted.is_empty() && (overdue || !at_work) {
             (opened, *pace) = (now, Pace { opened: Some(now), quorum: None, ..*pace });
         }
         let gone = now.since(opened).0;
         // The members sync and ask within the first moments of a round; that is not lateness.
-        let left = if gone * 8 <= planned { planned } else { planned.saturating_sub(gone) };
+        let on_time = gone <= (planned / 8).max(SYNC_MS);
+        let left = if on_time { planned } else { planned.saturating_sub(gone) };
         if left * 1000 < planned * LEAST_SHARE_PER_MILLE {
             return self.wait_for_version(node, WaitReason::RoundOpen);
         }

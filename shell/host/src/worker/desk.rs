@@ -127,8 +127,11 @@ impl Bench {
             let text = format!("expected at most {STEPS_MAX} steps, found {steps}");
             return Err(Failure::refused(text));
         }
-        let sequences = steps as u64 * u64::from(train.sequences);
-        self.check_tokens(train.tokens, sequences, train.length)?;
+        // No steps: only the parameters and moments are loaded.
+        if steps > 0 {
+            let sequences = steps as u64 * u64::from(train.sequences);
+            self.check_tokens(train.tokens, sequences, train.length)?;
+        }
         self.load(train.theta);
         self.load_moments(train.moments)?;
         let mut done = Trained {
