@@ -9,9 +9,11 @@ use suanli_bus::{
     DataSpec, JOB_FORMAT, JobSpec, Replicas, Schedule, Shape as Course, ShardSpec, Training,
 };
 use suanli_engine::order::GROUP_SAMPLES;
+use suanli_engine::tokenizer::Tokenizer;
 use suanli_engine::{Cancel, ModelConfig, initial_params};
 use suanli_params::{BYTE_CHUNK, CHUNK_ELEMENTS, Codec};
 use suanli_rdpa::{RegionInfo, Shape};
+use suanli_store::checkpoint::{self, Card, Contents, Overwrite};
 use suanli_store::data::{self, DataError, Progress, Recipe};
 use suanli_store::job_file::{self, CodecName, JobFile, Length};
 
@@ -206,13 +208,28 @@ pub fn export(
     tokenizer: &[u8],
     dir: &Path,
 ) -> Result<(), Refusal> {
-    let _ = (spec, version, tokens, theta, tokenizer);
-    Err(environment_refusal(dir))
-}
-
-fn environment_refusal(dir: &Path) -> Refusal {
-    let text = format!("{} cannot be written yet", dir.display());
-    Refusal::new(RefusalClass::Environment, text, "")
+    let corrupt = |text: String| Refusal::new(RefusalClass::Corrupt, text, "");
+    let config: ModelConfig = serde_json::from_str(&spec.model)
+        .map_err(|error| corrupt(format!("the job's model: {error}")))?;
+    let words = theta.chunks_exact(4);
+    let params: Vec<f32> = words.map(|w| f32::from_le_bytes([w[0], w[1], w[2], w[3]])).collect();
+    let tokenizer = Tokenizer::from_json(&String::from_utf8_lossy(tokenizer))
+        .map_err(|error| corrupt(format!("the job's tokenizer: {error}")))?;
+    let facts = [
+        ("job", JobSpec::id_of(&spec.to_bytes()).to_string()),
+        ("rounds", version.to_string()),
+        ("tokens", tokens.to_string()),
+        ("parameters", spec.parameters.to_string()),
+    ];
+    let facts = facts.map(|(label, value)| (label.to_string(), value)).to_vec();
+    let card = Card { name: spec.name.clone(), facts, sample: None };
+    let contents =
+        Contents { config: &config, params: &params, tokenizer: &tokenizer, card: &card };
+    let written = checkpoint::write(dir, &contents, Overwrite::OursOnly);
+    written.map(|_| ()).map_err(|error| {
+        let next = "choose another folder, or move that one away";
+        Refusal::new(RefusalClass::Environment, error.to_string(), next)
+    })
 }
 
 fn input(text: String) -> Refusal {
