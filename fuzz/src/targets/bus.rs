@@ -56,6 +56,7 @@ fn sample_spec() -> JobSpec {
                 shape: Shape::WarmupStableDecay,
                 lr: 4e-3,
                 min_share: 0.1,
+                decay_share: 0.2,
                 warmup: Tokens(1000),
                 total: Tokens(100_000),
             },

@@ -2,6 +2,7 @@
 
 mod bus;
 mod engine;
+mod files;
 mod host;
 mod identity;
 mod log;
@@ -25,6 +26,7 @@ pub fn all() -> Vec<Target> {
         bus::TARGETS,
         store::TARGETS,
         host::TARGETS,
+        files::TARGETS,
     ];
     crates.concat()
 }
