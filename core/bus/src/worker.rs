@@ -62,6 +62,8 @@ pub struct Worker {
     pub newest: Round,
     /// The lease it works on.
     pub lease: Option<LeaseId>,
+    /// The newest lease it took up: what is offered of older ones was overtaken on the way.
+    pub newest_lease: LeaseId,
     /// Steps of that lease.
     pub steps: u32,
     /// Steps done.
@@ -264,6 +266,7 @@ impl Worker {
             version: Round(0),
             newest: Round(0),
             lease: None,
+            newest_lease: LeaseId(0),
             steps: 0,
             done: 0,
             until: Time(0),
@@ -389,7 +392,7 @@ pub fn step(w: &mut Worker, now: Time, input: Input, out: &mut Vec<Action>) {
             w.leaving = true;
             match w.phase {
                 Phase::Training => out.push(Action::StopTraining),
-                Phase::Held => pack(w, out),
+                Phase::Held => pack(w, now, out),
                 Phase::Packing | Phase::HandingIn => {}
                 _ => leave_if_asked(w, out),
             }
@@ -452,11 +455,13 @@ fn offer(
         return;
     }
     let ready = matches!(w.phase, Phase::Asking | Phase::Waiting) && !w.paused && !w.leaving;
-    if !ready || w.job != Some(job) || w.version != base {
+    let overtaken = lease <= w.newest_lease;
+    if !ready || overtaken || w.job != Some(job) || w.version != base {
         out.push(Action::Decline { lease });
         return;
     }
     (w.phase, w.lease, w.steps, w.done) = (Phase::Training, Some(lease), steps, 0);
+    w.newest_lease = lease;
     (w.until, w.deadline) = (now.after(BEAT_EVERY), now.after(duration));
     out.push(Action::Train { lease, from: 0 });
 }
@@ -468,19 +473,16 @@ fn trained(w: &mut Worker, now: Time, lease: LeaseId, done: u32, out: &mut Vec<A
     w.done = done;
     if w.paused && !w.leaving && done < w.steps {
         w.phase = Phase::Held;
-    } else if done == 0 {
-        void(w, out);
-        next(w, now, out);
     } else {
-        pack(w, out);
+        pack(w, now, out);
     }
 }
 
-fn pack(w: &mut Worker, out: &mut Vec<Action>) {
+fn pack(w: &mut Worker, now: Time, out: &mut Vec<Action>) {
     let Some(lease) = w.lease else { return };
     if w.done == 0 {
         void(w, out);
-        leave_if_asked(w, out);
+        next(w, now, out);
         return;
     }
     w.phase = Phase::Packing;
@@ -557,7 +559,7 @@ fn resume(w: &mut Worker, now: Time, out: &mut Vec<Action>) {
         out.push(Action::TellPaused(false));
     }
     match (w.phase, w.lease) {
-        (Phase::Held, Some(_)) if now >= w.deadline => pack(w, out),
+        (Phase::Held, Some(_)) if now >= w.deadline => pack(w, now, out),
         (Phase::Held, Some(lease)) => {
             (w.phase, w.until) = (Phase::Training, now.after(BEAT_EVERY));
             out.push(Action::Train { lease, from: w.done });
