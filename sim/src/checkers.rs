@@ -4,7 +4,8 @@
 //! recovered, payloads packed, heads and acknowledgements seen. It keeps its own books with its own
 //! plain arithmetic and compares. A run ends at the first violation.
 
-use crate::job::{bytes_of, root_of};
+use crate::audit::Audit;
+use crate::job::{TinyJob, bytes_of, root_of};
 use std::collections::{BTreeMap, BTreeSet};
 use suanli_base::{Hash, JobId, LeaseId, NodeId, Round};
 use suanli_bus::state::{CityState, Job};
@@ -18,6 +19,21 @@ use suanli_params::{CHUNK_ELEMENTS, Codec, decode, encode};
 /// again for a residual that a saturated block leaves.
 const FEEDBACK_TOLERANCE: f64 = 1.2e-7;
 
+/// Every so many leases are replayed from the start.
+const AUDIT_EVERY: u64 = 3;
+
+/// What a host tells of a packed lease.
+pub(crate) struct Packing<'a> {
+    pub(crate) record: &'a LeaseRecord,
+    pub(crate) contribution: &'a Contribution,
+    pub(crate) delta: &'a [f32],
+    pub(crate) before: &'a [f32],
+    pub(crate) after: &'a [f32],
+    pub(crate) payload: &'a [u8],
+    /// The sealed moments it built on; empty for fresh ones.
+    pub(crate) sealed_before: &'a [u8],
+}
+
 /// What a replica made of a lease.
 struct PackedRecord {
     node: NodeId,
@@ -27,6 +43,7 @@ struct PackedRecord {
     before: Vec<f32>,
     after: Vec<f32>,
     payload: Vec<u8>,
+    sealed_before: Vec<u8>,
 }
 
 /// The sums of a replica since its private state was last fresh.
@@ -68,6 +85,8 @@ pub(crate) struct Watch {
     accepted: BTreeSet<LeaseId>,
     merged: BTreeSet<LeaseId>,
     promoted: BTreeSet<LeaseId>,
+    lost_private: BTreeSet<NodeId>,
+    audit: Option<Audit>,
     /// Samples that count: start to end.
     trained: BTreeMap<u64, u64>,
     pub(crate) last_commit: u64,
@@ -76,8 +95,9 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// Books for a job with these first parameters.
-    pub(crate) fn new(first_theta: Vec<f32>) -> Self {
-        Self { first_theta, ..Self::default() }
+    pub(crate) fn new(job: &TinyJob) -> Self {
+        let (first_theta, audit) = (job.theta.clone(), Audit::new(job));
+        Self { first_theta, audit, ..Self::default() }
     }
 
     pub(crate) fn violation(&mut self, text: String) {
@@ -95,11 +115,6 @@ impl Watch {
 
     pub(crate) fn accepted_count(&self) -> u64 {
         self.accepted.len() as u64
-    }
-
-    /// The root of a committed version; zero for none.
-    pub(crate) fn root_at(&self, version: Round) -> Hash {
-        self.thetas.get(&version).map_or(Hash::ZERO, |theta| root_of(theta))
     }
 
     // What the city does.
@@ -199,6 +214,12 @@ impl Watch {
             let lease = record.lease;
             self.violation(format!("lease {lease} has samples {start}..{end} a second time"));
         }
+        let node = record.replica[0];
+        let known = self.state.jobs.get(&record.job).is_some_and(|j| j.private.contains_key(&node));
+        if known && record.private == Private::Fresh && !self.lost_private.contains(&node) {
+            let (lease, who) = (record.lease, node.short());
+            self.violation(format!("lease {lease} makes {who} drop its private state"));
+        }
         if self.leased.insert(record.lease, record.clone()).is_some() {
             self.violation(format!("lease {} was granted twice", record.lease));
         }
@@ -234,6 +255,17 @@ impl Watch {
         let exact = payload == Hash::of(&packed.payload) && steps == packed.contribution.steps;
         if differs || !exact {
             return self.violation(format!("lease {lease}: the entry is not what was handed in"));
+        }
+        self.lost_private.remove(&packed.node);
+        if lease.0.is_multiple_of(AUDIT_EVERY) {
+            let theta = self.thetas.get(&record.base);
+            let (audit, sealed) = (self.audit.as_mut(), packed.sealed_before.as_slice());
+            if let (Some(audit), Some(theta)) = (audit, theta)
+                && let Err(what) =
+                    audit.replay(record, theta, sealed, &packed.contribution, &packed.delta)
+            {
+                self.violation(format!("lease {lease}, replayed: {what} is another"));
+            }
         }
         self.feedback(lease, payload_root, &sent);
     }
@@ -430,13 +462,9 @@ impl Watch {
         }
     }
 
-    /// A lease is fresh although this family holds a private state.
-    pub(crate) fn private_dropped(&mut self, node: NodeId, lease: LeaseId, hash: Hash) {
-        let known = self.state.jobs.values().any(|job| job.private.get(&node) == Some(&hash));
-        if known {
-            let who = node.short();
-            self.violation(format!("lease {lease} makes {who} drop the private state both know"));
-        }
+    /// A fault took a replica's private state: fresh leases are right until its next contribution.
+    pub(crate) fn private_lost(&mut self, node: NodeId) {
+        self.lost_private.insert(node);
     }
 
     /// A family got a lease it cannot begin.
@@ -446,15 +474,9 @@ impl Watch {
     }
 
     /// A family packed what it trained.
-    pub(crate) fn packed(
-        &mut self,
-        record: &LeaseRecord,
-        contribution: &Contribution,
-        delta: &[f32],
-        before: &[f32],
-        after: &[f32],
-        payload: &[u8],
-    ) {
+    pub(crate) fn packed(&mut self, packing: Packing<'_>) {
+        let Packing { record, contribution, delta, before, after, payload, sealed_before } =
+            packing;
         let packed = PackedRecord {
             node: record.replica[0],
             contribution: contribution.clone(),
@@ -463,6 +485,7 @@ impl Watch {
             before: before.to_vec(),
             after: after.to_vec(),
             payload: payload.to_vec(),
+            sealed_before: sealed_before.to_vec(),
         };
         self.packed.insert((record.lease, contribution.payload_root), packed);
     }

@@ -76,7 +76,13 @@ impl CityHost {
             found.tail.push(body);
         }
         cx.watch.recovered(&found.state, found.first, &found.tail);
-        collect_garbage(cx, &found.state.blobs())?;
+        let mut kept = found.state.blobs();
+        if cx.has(Bug::GarbageTooEager) {
+            let waiting = found.state.jobs.values().flat_map(|job| job.accepted.values());
+            let waiting: Vec<Hash> = waiting.map(|accepted| accepted.payload).collect();
+            kept.retain(|blob| !waiting.contains(blob));
+        }
+        collect_garbage(cx, &kept)?;
         let mut content = Vec::new();
         for name in cx.disk.list("content/") {
             let bytes = cx.disk.read(&format!("content/{name}")).unwrap_or_default();
@@ -170,7 +176,8 @@ impl CityHost {
 
     fn append(&mut self, cx: &mut Context<'_>, bodies: Vec<Vec<u8>>) -> Result<(), Stop> {
         cx.watch.proposed(self.log.next_seq(), &bodies);
-        let framed = self.log.frame(&bodies);
+        let written = if cx.has(Bug::BatchCutShort) { bodies.len().min(1) } else { bodies.len() };
+        let framed = self.log.frame(&bodies[..written]);
         self.appending = Some(Appending { bodies, framed });
         self.try_append(cx)
     }
@@ -179,13 +186,11 @@ impl CityHost {
         let Some(appending) = &self.appending else { return Ok(()) };
         match self.log.append(cx.disk, &appending.framed) {
             Ok(()) => {
-                if cx.has(Bug::AckBeforeSync) {
-                    return self.durable(cx);
-                }
                 let ms = 1 + cx.random.below(12);
                 self.task(cx, ms, Task::Sync);
-                Ok(())
+                if cx.has(Bug::AckBeforeSync) { self.durable(cx) } else { Ok(()) }
             }
+            Err(DiskError::Full) if cx.has(Bug::FullDiskIgnored) => self.durable(cx),
             Err(DiskError::Full) => {
                 self.task(cx, FULL_RETRY_MS, Task::Append);
                 Ok(())
@@ -201,6 +206,7 @@ impl CityHost {
                 Ok(())
             }
             Err(_) => Err(Stop::Crash),
+            Ok(()) if self.appending.is_none() => Ok(()),
             Ok(()) => self.durable(cx),
         }
     }
@@ -243,10 +249,14 @@ impl CityHost {
                 buffer[offset..offset + bytes.len()].copy_from_slice(&bytes);
             }
             Work::Unstage(stage) => {
-                self.stages.remove(&stage);
+                if !cx.has(Bug::UnstageForgotten) {
+                    self.stages.remove(&stage);
+                }
             }
             Work::KeepHead { job, version, head } => {
-                self.heads_waiting.push_back((job, version, head));
+                if !(cx.has(Bug::HeadNotKept) && version.0 % 4 == 3) {
+                    self.heads_waiting.push_back((job, version, head));
+                }
                 return self.keep_heads(cx);
             }
             Work::Forget(blobs) => {
@@ -342,7 +352,11 @@ impl CityHost {
 
     fn settle(&mut self, cx: &mut Context<'_>, settle: &Settle) -> Result<Done, Trouble> {
         let (node, lease) = (settle.node, settle.lease);
-        let payload = self.stages.get(&Stage::Lease(lease)).cloned().unwrap_or_default();
+        let mut stage = Stage::Lease(lease);
+        if let (true, Some((first, _))) = (cx.has(Bug::StagesMixedUp), self.stages.iter().next()) {
+            stage = *first;
+        }
+        let payload = self.stages.get(&stage).cloned().unwrap_or_default();
         let failed = |fault| Done::Settled { node, lease, result: Err(fault) };
         let checked = check_payload(settle.codec, &payload, to_usize(settle.parameters));
         let norm_squared = match checked {
@@ -439,7 +453,11 @@ fn blob(cx: &Context<'_>, hash: Hash) -> Result<Vec<u8>, Trouble> {
 
 fn put_blob(cx: &mut Context<'_>, bytes: &[u8]) -> Result<Hash, Trouble> {
     let hash = Hash::of(bytes);
-    cx.disk.put(&blob_path(hash), bytes)?;
+    if cx.has(Bug::MergeUnsynced) {
+        cx.disk.scribble(&blob_path(hash), bytes);
+    } else {
+        cx.disk.put(&blob_path(hash), bytes)?;
+    }
     Ok(hash)
 }
 
@@ -448,12 +466,15 @@ fn merge_round(cx: &mut Context<'_>, order: &MergeOrder, spec: &JobSpec) -> Resu
     if cx.has(Bug::MergeInAnyOrder) {
         items.sort_by_key(|item| item.payload);
     }
+    if cx.has(Bug::CountedTwice) && order.round.0 % 3 == 2 {
+        items.extend_from_within(..1);
+    }
     let payloads: Vec<Vec<u8>> =
         items.iter().map(|item| blob(cx, item.payload)).collect::<Result<_, _>>()?;
     let parts: Vec<Part<'_>> = (items.iter().zip(&payloads))
         .map(|(item, payload)| Part {
             payload,
-            weight: item.weight,
+            weight: if cx.has(Bug::WeightsIgnored) { 1.0 } else { item.weight },
             clip: if cx.has(Bug::ClipForgotten) { 1.0 } else { item.clip },
         })
         .collect();

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use suanli_base::{CityId, Hash, JobId, LeaseId};
 use suanli_bus::Chain;
 use suanli_identity::SecretKey;
-use suanli_log::{LeaseRecord, Private};
+use suanli_log::LeaseRecord;
 use suanli_node::family::{
     Done, FamilyNode, Input, Output, Owner, Pending, Saved, Setup, Target, Work,
 };
@@ -22,6 +22,8 @@ use suanli_rdpa::Limits;
 
 const FULL_RETRY_MS: u64 = 500;
 const PENDING: &str = "pending";
+/// A copy of some earlier private state.
+const OLD_PRIVATE: &str = "copy-of-private";
 
 /// Who a family is.
 #[derive(Clone, Debug)]
@@ -258,7 +260,14 @@ impl FamilyHost {
     fn save_chains(&mut self, cx: &mut Context<'_>) -> Result<(), Stop> {
         while let Some(chain) = self.chains_waiting.front() {
             let bytes = postcard::to_stdvec(chain).expect("our own types always encode");
-            match cx.disk.put(&format!("chain/{}", chain.job), &bytes) {
+            let path = format!("chain/{}", chain.job);
+            let put = if cx.has(Bug::ChainUnsynced) {
+                cx.disk.scribble(&path, &bytes);
+                Ok(())
+            } else {
+                cx.disk.put(&path, &bytes)
+            };
+            match put {
                 Ok(()) => {
                     cx.watch.head_seen(self.who.key.node(), chain);
                     self.chains_waiting.pop_front();
@@ -277,7 +286,7 @@ impl FamilyHost {
         let Some(work) = self.bulk.pop_front() else { return Ok(()) };
         let done = match work {
             Work::Load { job, ref spec } => {
-                let loaded = Replica::new(job, (**spec).clone());
+                let loaded = Replica::new(cx, job, (**spec).clone());
                 let private = read_private(cx, job).map_or(Hash::ZERO, |private| private.hash);
                 let loaded = loaded.map(|replica| self.replica = Some(replica));
                 Done::Loaded { job, private: loaded.map(|()| private) }
@@ -350,6 +359,10 @@ impl FamilyHost {
         if self.who.liar {
             crate::faults::lie(cx, &mut file);
         }
+        if cx.has(Bug::PromotedEarly) {
+            let bytes = postcard::to_stdvec(&file.private).expect("our own types always encode");
+            cx.disk.put(&format!("private/{}", record.job), &bytes)?;
+        }
         let bytes = postcard::to_stdvec(&file).expect("our own types always encode");
         if cx.has(Bug::PendingUnsynced) {
             cx.disk.scribble(PENDING, &bytes);
@@ -373,9 +386,6 @@ impl FamilyHost {
         };
         if from == 0 {
             let private = read_private(cx, record.job);
-            if let (Private::Fresh, Some(private)) = (record.private, &private) {
-                cx.watch.private_dropped(self.who.key.node(), lease, private.hash);
-            }
             if let Err(why) = replica.begin(cx, &record, private.as_ref()) {
                 cx.watch.lease_unusable(self.who.key.node(), lease, why);
                 self.begin(cx);
@@ -393,6 +403,11 @@ impl FamilyHost {
                 return self.done(cx, Done::Trained { lease, done: None });
             };
             (training.running, training.stop) = (true, false);
+            if cx.has(Bug::StepRepeated) {
+                let (step, record) = (from - 1, training.record.clone());
+                let lr = training.rates.get(step as usize).copied().unwrap_or(0.0);
+                replica.step(&record, step, lr);
+            }
         }
         self.next_step(cx);
         Ok(())
@@ -482,6 +497,19 @@ fn read_private(cx: &Context<'_>, job: JobId) -> Option<PrivateState> {
     postcard::from_bytes(cx.disk.read(&format!("private/{job}"))?).ok()
 }
 
+/// The owner brings an old copy of the private state back, or loses it altogether. False when there
+/// was none.
+pub(crate) fn age_private(disk: &mut crate::disk::Disk) -> bool {
+    let old = disk.read(OLD_PRIVATE).filter(|bytes| !bytes.is_empty()).map(<[u8]>::to_vec);
+    let kept = disk.list("private/");
+    let Some(name) = kept.first() else { return false };
+    let path = format!("private/{name}");
+    match old {
+        Some(old) => disk.put(&path, &old).is_ok(),
+        None => disk.remove(&path).is_ok(),
+    }
+}
+
 /// Makes the pending private state the current one; its hash.
 fn promote(cx: &mut Context<'_>, who: &Family, lease: LeaseId) -> Result<Hash, DiskError> {
     let Some(file) = read_pending(cx).filter(|file| file.contribution.lease == lease) else {
@@ -491,6 +519,9 @@ fn promote(cx: &mut Context<'_>, who: &Family, lease: LeaseId) -> Result<Hash, D
         return Ok(job.and_then(|job| read_private(cx, job)).map_or(Hash::ZERO, |p| p.hash));
     };
     let job = file.contribution.job;
+    if cx.has(Bug::PendingRemovedFirst) {
+        cx.disk.remove(PENDING)?;
+    }
     if cx.has(Bug::ResidualNotPromoted) {
         let mut private = file.private.clone();
         if let Some(before) = read_private(cx, job) {
@@ -506,5 +537,10 @@ fn promote(cx: &mut Context<'_>, who: &Family, lease: LeaseId) -> Result<Hash, D
     }
     cx.watch.promoted(who.key.node(), lease);
     cx.disk.remove(PENDING)?;
+    if cx.random.chance(300) && cx.disk.put(OLD_PRIVATE, &[]).is_ok() {
+        // For a fault that brings it back.
+        let bytes = postcard::to_stdvec(&file.private).expect("our own types always encode");
+        cx.disk.put(OLD_PRIVATE, &bytes)?;
+    }
     Ok(file.private.hash)
 }

@@ -30,6 +30,8 @@ pub(crate) enum Fault {
     Pause { family: usize, ms: u64 },
     /// An owner leaves, and comes back after a while.
     Leave { family: usize, ms: u64 },
+    /// A family's private state is replaced by an old copy, or lost, while it is down.
+    OldPrivate { family: usize },
     /// The engine's process dies.
     EngineDies { family: usize },
 }
@@ -106,7 +108,7 @@ fn fault(random: &mut Random, families: usize) -> Fault {
     // The city is one node among many, and what matters most.
     let node = if random.chance(450) { 0 } else { family + 1 };
     let ms = 200 + random.below(6000);
-    match random.below(16) {
+    match random.below(17) {
         0 | 1 => Fault::Crash { node, down_ms: 100 + random.below(4000) },
         2..=4 => Fault::Fuse { node, operations: few(random, 14) },
         5 => Fault::Cut { family },
@@ -120,9 +122,10 @@ fn fault(random: &mut Random, families: usize) -> Fault {
             Fault::ClockStep { node, by: if random.chance(500) { by } else { -by } }
         }
         11 => Fault::Stall { node, ms },
-        12 => Fault::Pause { family, ms },
+        12 => Fault::Pause { family, ms: if random.chance(600) { ms / 8 } else { ms } },
         13 => Fault::Leave { family, ms },
         14 => Fault::EngineDies { family },
+        15 => Fault::OldPrivate { family },
         _ => Fault::Crash { node: family + 1, down_ms: 100 + random.below(15_000) },
     }
 }

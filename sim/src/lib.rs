@@ -7,6 +7,7 @@
 //!
 //! Not for: throughput, real sockets or the shell's own code.
 
+mod audit;
 mod checkers;
 mod city_host;
 mod city_log;

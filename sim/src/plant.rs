@@ -57,8 +57,38 @@ bugs! {
     PendingUnsynced = "pending-unsynced",
     /// An update is applied twice.
     UpdateAppliedTwice = "update-applied-twice",
-    /// The root of parameters is taken from the head instead of computed.
-    RootBelieved = "root-believed",
+    /// The results of a merge are named by an entry before they are synced.
+    MergeUnsynced = "merge-unsynced",
+    /// Of several entries that belong together the last is not written.
+    BatchCutShort = "batch-cut-short",
+    /// A full disk is taken for a success.
+    FullDiskIgnored = "full-disk-ignored",
+    /// What was written after the newest snapshot, or without one, loses its last entry at a start.
+    LastEntryIgnored = "last-entry-ignored",
+    /// Heads that should be kept for good now and then are not.
+    HeadNotKept = "head-not-kept",
+    /// A start deletes the payloads that wait for their merge.
+    GarbageTooEager = "garbage-too-eager",
+    /// A contribution is summed twice.
+    CountedTwice = "counted-twice",
+    /// Late contributions count as much as timely ones.
+    WeightsIgnored = "weights-ignored",
+    /// The chunks of one lease end up with another.
+    StagesMixedUp = "stages-mixed-up",
+    /// Staged chunks are never thrown away.
+    UnstageForgotten = "unstage-forgotten",
+    /// A verified head is not synced.
+    ChainUnsynced = "chain-unsynced",
+    /// A private state is the current one before its contribution is accepted.
+    PromotedEarly = "promoted-early",
+    /// The pending file is removed before the private state it holds is written.
+    PendingRemovedFirst = "pending-removed-first",
+    /// A fresh lease begins with old moments.
+    MomentsNotReset = "moments-not-reset",
+    /// Samples are taken as stored in every epoch.
+    OrderIgnored = "order-ignored",
+    /// After a pause the step before it is done again.
+    StepRepeated = "step-repeated",
 }
 
 /// A name stands for no planted defect.

@@ -1,5 +1,6 @@
 //! A replica's bulk work: the engine, the parameters it holds, its sealed private state, its data.
 
+use crate::checkers::Packing;
 use crate::context::Context;
 use crate::job::{Rows, engine, root_of};
 use crate::plant::Bug;
@@ -50,11 +51,15 @@ pub(crate) struct Replica {
     /// The private state the lease under way builds on.
     residual: Vec<f32>,
     before: Option<StateRoot>,
+    /// The sealed moments it builds on; empty for fresh ones.
+    sealed_before: Vec<u8>,
+    order_ignored: bool,
 }
 
 impl Replica {
     /// Gets ready for a job.
-    pub(crate) fn new(job: JobId, spec: JobSpec) -> Result<Self, String> {
+    pub(crate) fn new(cx: &Context<'_>, job: JobId, spec: JobSpec) -> Result<Self, String> {
+        let order_ignored = cx.has(Bug::OrderIgnored);
         let engine = engine(&spec)?;
         let data = &spec.data;
         let order = SampleOrder::new(data.samples, u64::from(data.group), data.order_seed);
@@ -69,6 +74,8 @@ impl Replica {
             held: None,
             residual,
             before: None,
+            sealed_before: Vec::new(),
+            order_ignored,
         })
     }
 
@@ -107,7 +114,7 @@ impl Replica {
             apply_update(theta, codec, update).ok()?;
         }
         *held = version;
-        Some(if cx.has(Bug::RootBelieved) { cx.watch.root_at(version) } else { root_of(theta) })
+        Some(root_of(theta))
     }
 
     /// Keeps a verified chunk of a shard.
@@ -121,6 +128,10 @@ impl Replica {
 
     /// Where samples lie.
     pub(crate) fn locate(&self, start: u64, count: u64) -> Vec<(u64, u64)> {
+        if self.order_ignored {
+            let samples = self.order.samples();
+            return (start..start + count).map(|position| (position % samples, 1)).collect();
+        }
         let ranges = self.order.ranges(start, count).into_iter();
         ranges.map(|range| (range.start, range.end - range.start)).collect()
     }
@@ -134,7 +145,7 @@ impl Replica {
     ) -> Result<(), &'static str> {
         let held = self.held.as_ref().filter(|(version, _)| *version == record.base);
         let Some((_, theta)) = held else { return Err("another version is held") };
-        if !cx.has(Bug::RootBelieved) && root_of(theta) != record.base_root {
+        if root_of(theta) != record.base_root {
             return Err("the parameters held are not the base");
         }
         self.engine.params_mut().copy_from_slice(theta);
@@ -142,6 +153,9 @@ impl Replica {
             (Private::Fresh, None) => self.fresh(),
             (Private::Fresh, Some(private)) => {
                 self.fresh();
+                if cx.has(Bug::MomentsNotReset) {
+                    self.engine.unseal(&private.sealed).map_err(|_| "the state is damaged")?;
+                }
                 if cx.has(Bug::LostStateNotReset) {
                     self.residual.clone_from(&private.residual);
                 }
@@ -149,6 +163,7 @@ impl Replica {
             (Private::Sealed(hash), Some(private)) if private.hash == hash => {
                 self.residual.clone_from(&private.residual);
                 self.engine.unseal(&private.sealed).map_err(|_| "the sealed state is damaged")?;
+                self.sealed_before.clone_from(&private.sealed);
             }
             (Private::Sealed(_), _) => return Err("the private state named is not here"),
         }
@@ -157,6 +172,7 @@ impl Replica {
     }
 
     fn fresh(&mut self) {
+        self.sealed_before.clear();
         self.engine.reset_moments();
         self.residual.fill(0.0);
     }
@@ -254,7 +270,15 @@ impl Replica {
             private_after,
             salt,
         };
-        cx.watch.packed(record, &contribution, &delta, &residual_before, &residual, payload);
+        cx.watch.packed(Packing {
+            record,
+            contribution: &contribution,
+            delta: &delta,
+            before: &residual_before,
+            after: &residual,
+            payload,
+            sealed_before: &self.sealed_before,
+        });
         let private = PrivateState { hash: private_after, sealed, residual };
         let chunk = encoded_len(self.spec.training.codec, CHUNK_ELEMENTS.min(delta.len()));
         let chunk_bytes = u32::try_from(chunk).ok()?;

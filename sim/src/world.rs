@@ -11,6 +11,7 @@ use crate::job::TinyJob;
 use crate::network::{Network, Side, Weather};
 use std::collections::BTreeMap;
 use suanli_base::{CityId, Duration, Random, Time, mix64};
+use suanli_bus::worker::Phase;
 use suanli_identity::{Grant, Role, SecretKey, Ticket};
 use suanli_log::JobPhase;
 use suanli_node::city::{self, ConnId};
@@ -152,7 +153,7 @@ impl World {
             families: members,
             city_key,
             limits,
-            watch: Watch::new(job.theta.clone()),
+            watch: Watch::new(&job),
             job,
             faults_on: settings.faults,
             trace: seed,
@@ -686,6 +687,13 @@ impl World {
                 self.owner(family, Owner::Leave);
                 self.at(now + ms, Event::Rejoin { family });
             }
+            Fault::OldPrivate { family } => {
+                let node = family + 1;
+                self.crash(node, 500);
+                if crate::family_host::age_private(&mut self.nodes[node].disk) {
+                    self.watch.private_lost(self.families[family].key.node());
+                }
+            }
             Fault::EngineDies { family } => self.with(family + 1, |host, cx| match host {
                 Host::Family(family) => family.engine_dies(cx),
                 _ => Ok(()),
@@ -716,9 +724,12 @@ impl World {
             if let Some((_, version, theta)) = host.held() {
                 self.watch.family_at_end(node, version, theta);
             }
-            if let (Some(lease), true) = (host.waiting(), host.node.is_admitted()) {
-                let who = node.short();
+            let (who, phase) = (node.short(), host.node.worker().phase);
+            if let Some(lease) = host.waiting() {
                 self.watch.violation(format!("{who} never heard what became of lease {lease}"));
+            }
+            if !matches!(phase, Phase::Asking | Phase::Waiting) {
+                self.watch.violation(format!("{who} is stuck: {phase:?} after the job's end"));
             }
         }
         // A last kill: what the disk holds must be all that was ever said.
