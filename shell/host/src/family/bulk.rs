@@ -621,18 +621,17 @@ impl Open {
     }
 }
 
-/// Tokens a second over the last steps, smoothed.
+/// Tokens a second over the whole of a lease so far: other work of the machine, and of the other
+/// members on it, comes and goes within a lease, and the next one is planned by this number.
 #[derive(Default)]
 struct Pace {
-    tokens: u64,
-    rate: f64,
+    micros: u64,
 }
 
 impl Pace {
-    fn rate(&mut self, tokens: u64, micros: u64) -> u32 {
-        let step = tokens.saturating_sub(self.tokens) as f64 * 1e6 / micros.max(1) as f64;
-        self.tokens = tokens;
-        self.rate = if self.rate == 0.0 { step } else { 0.8 * self.rate + 0.2 * step };
-        self.rate as u32
+    fn rate(&mut self, tokens: u64, step_micros: u64) -> u32 {
+        self.micros += step_micros;
+        let rate = tokens.saturating_mul(1_000_000) / self.micros.max(1);
+        u32::try_from(rate).unwrap_or(u32::MAX)
     }
 }
