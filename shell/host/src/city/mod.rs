@@ -5,6 +5,7 @@ mod evaluate;
 mod files;
 mod operator;
 mod status;
+mod traffic;
 
 pub(crate) use files::Files;
 
@@ -28,6 +29,7 @@ use suanli_node::city::{CityNode, CommandId, ConnId, Done, Input, Output, Source
 use suanli_rdpa::Limits;
 use suanli_store::{FolderLock, LogFiles, LogFilesError};
 use tokio::sync::{mpsc, oneshot};
+use traffic::Ledger;
 
 const FILE: &str = "city.toml";
 /// A join ticket printed at a start: for so many nodes, for so long.
@@ -105,6 +107,7 @@ pub async fn serve(options: CityOptions) -> Result<(), Refusal> {
         .map_err(|error| environment(error.to_string()))?;
     let clock = Clock::start();
     let node = CityNode::new(key.clone(), Limits::reliable(), state, contents, clock.now());
+    let traffic = Ledger::open(&folder, node.state());
     let (done_out, done) = mpsc::unbounded_channel();
     let (wires, wire_events) = mpsc::channel(1024);
     net::listen(listener, wires);
@@ -123,7 +126,7 @@ pub async fn serve(options: CityOptions) -> Result<(), Refusal> {
         orders,
         control,
         wires: BTreeMap::new(),
-        traffic: BTreeMap::new(),
+        traffic,
         addresses: addresses.clone(),
         started: Instant::now(),
         name: remembered.name,
@@ -225,15 +228,6 @@ fn read_thread(files: Files, done: mpsc::UnboundedSender<Done>) -> mpsc::Unbound
     works
 }
 
-/// Socket bytes of a member, those of closed connections included.
-#[derive(Clone, Copy, Debug, Default)]
-struct Traffic {
-    up: u64,
-    down: u64,
-    theta: u64,
-    shards: u64,
-}
-
 struct Process {
     node: CityNode,
     log: LogFiles,
@@ -245,7 +239,7 @@ struct Process {
     orders: mpsc::UnboundedSender<evaluate::Order>,
     control: ControlServer,
     wires: BTreeMap<ConnId, (NodeId, Wire)>,
-    traffic: BTreeMap<NodeId, Traffic>,
+    traffic: Ledger,
     addresses: Vec<String>,
     started: Instant,
     name: String,
@@ -352,7 +346,7 @@ impl Process {
             let jobs = state.jobs.values();
             jobs.flat_map(|job| &job.recent).any(|recent| recent.theta == Some(blob))
         };
-        let traffic = self.traffic.entry(*node).or_default();
+        let traffic = self.traffic.of(*node);
         match source {
             Source::Content(_) => traffic.shards += u64::from(length),
             Source::Blob(blob) if theta(blob) => traffic.theta += u64::from(length),
@@ -372,7 +366,7 @@ impl Process {
     fn hang_up(&mut self, conn: ConnId) {
         if let Some((node, wire)) = self.wires.remove(&conn) {
             let (sent, received) = wire.bytes();
-            let traffic = self.traffic.entry(node).or_default();
+            let traffic = self.traffic.of(node);
             traffic.up += received;
             traffic.down += sent;
         }

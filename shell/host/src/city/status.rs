@@ -1,6 +1,7 @@
 //! What a city says of itself: the durable state, who is connected, and what the sockets counted.
 
-use super::{Process, Traffic};
+use super::Process;
+use super::traffic::Traffic;
 use crate::control::{
     CityStatus, ContributionStatus, JobState, JobStatus, LossPoint, MemberState, MemberStatus,
     StatusEvent, TrafficStatus,
@@ -98,7 +99,7 @@ impl Process {
                 traffic.bytes_shards += bytes.shards;
             }
         }
-        let steps: u64 = job.contributed.values().map(|done| done.steps).sum();
+        let steps = self.traffic.counted_steps(id, job);
         traffic.bytes_data_parallel = steps * 8 * job.spec.parameters;
         let untouched = job.version == Round(0) && job.contributed.is_empty();
         JobStatus {
@@ -154,7 +155,7 @@ impl Process {
     }
 
     fn traffic_of(&self, node: NodeId) -> Traffic {
-        let mut traffic = self.traffic.get(&node).copied().unwrap_or_default();
+        let mut traffic = self.traffic.known(node);
         for (_, wire) in self.wires.values().filter(|(peer, _)| *peer == node) {
             let (sent, received) = wire.bytes();
             traffic.up += received;
@@ -166,6 +167,9 @@ impl Process {
     /// Tells those who watch what the entries changed.
     pub(super) fn tell_watchers(&self, bodies: &[Vec<u8>]) {
         for entry in bodies.iter().filter_map(|body| Entry::from_bytes(body).ok()) {
+            if let Entry::Committed { .. } = &entry {
+                self.traffic.save(&self.peers(), self.node.state());
+            }
             if let Some(event) = self.event_of(&entry) {
                 self.control.publish(event);
             }
@@ -243,7 +247,7 @@ impl Process {
 
     /// Members that ever had a socket, each once.
     fn peers(&self) -> BTreeMap<NodeId, Traffic> {
-        let known = self.traffic.keys().chain(self.wires.values().map(|(node, _)| node));
-        known.map(|node| (*node, self.traffic_of(*node))).collect()
+        let known = self.traffic.nodes().chain(self.wires.values().map(|(node, _)| *node));
+        known.map(|node| (node, self.traffic_of(node))).collect()
     }
 }

@@ -1,0 +1,88 @@
+//! What the sockets of members counted, kept across restarts in `traffic.json`.
+//!
+//! Written at every committed round and not synced: nothing is decided by it. A crash forgets the
+//! bytes since the last round, so the steps they are held against are forgotten with them.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use suanli_base::{JobId, NodeId};
+use suanli_bus::CityState;
+use suanli_bus::state::Job;
+
+const FILE: &str = "traffic.json";
+
+/// Socket bytes of one member, as it sees them.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Traffic {
+    pub up: u64,
+    pub down: u64,
+    /// Of `down`: whole parameters.
+    pub theta: u64,
+    /// Of `down`: data.
+    pub shards: u64,
+}
+
+/// The books of all members, open connections apart.
+pub(super) struct Ledger {
+    path: PathBuf,
+    nodes: BTreeMap<NodeId, Traffic>,
+    /// Steps whose bytes are in the books, and those the state held when the books were opened.
+    steps: BTreeMap<JobId, (u64, u64)>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct File {
+    nodes: BTreeMap<String, Traffic>,
+    steps: BTreeMap<String, u64>,
+}
+
+impl Ledger {
+    /// Opens the books; unreadable ones begin anew, because nothing depends on them.
+    pub(super) fn open(folder: &Path, state: &CityState) -> Self {
+        let path = folder.join(FILE);
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let file: File = serde_json::from_str(&text).unwrap_or_default();
+        let nodes = file.nodes.iter().filter_map(|(node, t)| Some((node.parse().ok()?, *t)));
+        let steps = state.jobs.iter().map(|(id, job)| {
+            let saved = file.steps.get(&id.to_string()).copied().unwrap_or(0);
+            (*id, (saved, steps_of(job)))
+        });
+        Self { nodes: nodes.collect(), steps: steps.collect(), path }
+    }
+
+    pub(super) fn of(&mut self, node: NodeId) -> &mut Traffic {
+        self.nodes.entry(node).or_default()
+    }
+
+    pub(super) fn known(&self, node: NodeId) -> Traffic {
+        self.nodes.get(&node).copied().unwrap_or_default()
+    }
+
+    pub(super) fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.nodes.keys().copied()
+    }
+
+    /// Steps of a job whose bytes are counted.
+    pub(super) fn counted_steps(&self, id: JobId, job: &Job) -> u64 {
+        let (saved, at_open) = self.steps.get(&id).copied().unwrap_or_default();
+        saved + steps_of(job).saturating_sub(at_open)
+    }
+
+    /// Writes the books with `nodes`, open connections included.
+    pub(super) fn save(&self, nodes: &BTreeMap<NodeId, Traffic>, state: &CityState) {
+        let steps = state.jobs.iter();
+        let file = File {
+            nodes: nodes.iter().map(|(node, traffic)| (node.to_string(), *traffic)).collect(),
+            steps: steps.map(|(id, job)| (id.to_string(), self.counted_steps(*id, job))).collect(),
+        };
+        let part = self.path.with_extension("json.part");
+        let text = serde_json::to_string(&file).unwrap_or_default();
+        // Numbers for people: a full disk says so elsewhere.
+        let _ = std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, &self.path));
+    }
+}
+
+fn steps_of(job: &Job) -> u64 {
+    job.contributed.values().map(|done| done.steps).sum()
+}
