@@ -248,10 +248,8 @@ impl CityHost {
                 buffer.resize(total, 0);
                 buffer[offset..offset + bytes.len()].copy_from_slice(&bytes);
             }
-            Work::Unstage(stage) => {
-                if !cx.has(Bug::UnstageForgotten) {
-                    self.stages.remove(&stage);
-                }
+            Work::Unstage(stage) if !cx.has(Bug::UnstageForgotten) => {
+                self.stages.remove(&stage);
             }
             Work::KeepHead { job, version, head } => {
                 if !(cx.has(Bug::HeadNotKept) && version.0 % 4 == 3) {
