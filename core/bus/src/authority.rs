@@ -185,7 +185,9 @@ impl Authority {
         lost: Option<LeaseId>,
     ) -> Decision {
         if ask.memory_bytes < job.spec.replica_memory_bytes {
-            return Decision::wait(node, WaitReason::TooLittleMemory);
+            // Nothing will change soon: neither the model nor the machine.
+            let (why, retry_ms) = (WaitReason::TooLittleMemory, 30_000);
+            return Decision::answer(node, ToMember::Wait { why, retry_ms });
         }
         if job.closing.is_some() {
             return Decision::wait(node, WaitReason::Merging);

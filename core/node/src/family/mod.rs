@@ -12,7 +12,7 @@ use hand_in::HandIn;
 use std::collections::{BTreeMap, VecDeque};
 use suanli_base::{Duration, Hash, JobId, LeaseId, NodeId, Round, Time};
 use suanli_bus::worker::{Action, Input as Happened, Phase, Worker, step};
-use suanli_bus::{Ask, Chain, JobSpec, ToCity, ToMember};
+use suanli_bus::{Ask, Chain, JobSpec, ToCity, ToMember, WaitReason};
 use suanli_identity::{Role, SecretKey};
 use suanli_log::LeaseRecord;
 use suanli_rdpa::{
@@ -289,7 +289,13 @@ impl FamilyNode {
         match message {
             ToMember::Prepare { job, version } => self.happened(Happened::Prepare { job, version }),
             ToMember::Offer(record) => self.offered(record),
-            ToMember::Wait { retry_ms, .. } => {
+            ToMember::Wait { why, retry_ms } => {
+                if why == WaitReason::TooLittleMemory {
+                    let lent = self.memory_bytes >> 20;
+                    let note =
+                        format!("the job's model needs more memory than the {lent} MiB lent here");
+                    self.outputs.push_back(Output::Note(note));
+                }
                 self.happened(Happened::Wait { retry: Duration(retry_ms.min(60_000)) });
             }
             ToMember::Accepted { lease } => self.happened(Happened::Accepted { lease }),
