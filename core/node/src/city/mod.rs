@@ -46,6 +46,10 @@ pub struct CityNode {
     submitting: BTreeMap<JobId, Submission>,
     unread: BTreeSet<ConnId>,
     settling: BTreeSet<LeaseId>,
+    /// Work under way that writes blobs.
+    writing: BTreeSet<Writer>,
+    /// Blobs nobody needs, each with the work that was under way when that was found.
+    unneeded: Vec<(BTreeSet<Writer>, Vec<Hash>)>,
     evaluating: Option<(JobId, Round)>,
     to_evaluate: BTreeMap<JobId, Round>,
     proposed: Vec<Entry>,
@@ -60,6 +64,14 @@ struct Conn {
     peer: NodeId,
     session: Session,
     role: Option<Role>,
+}
+
+/// Work whose outcome may name a blob that another has let go: equal bytes are one blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Writer {
+    Settle(LeaseId),
+    Merge(JobId),
+    Found(JobId),
 }
 
 /// A region that can be read.
@@ -126,6 +138,8 @@ impl CityNode {
             submitting: BTreeMap::new(),
             unread: BTreeSet::new(),
             settling: BTreeSet::new(),
+            writing: BTreeSet::new(),
+            unneeded: Vec::new(),
             evaluating: None,
             to_evaluate: BTreeMap::new(),
             proposed: Vec::new(),
@@ -179,6 +193,7 @@ impl CityNode {
             Input::Done(done) => self.done(done),
             Input::Command { id, command } => self.command(id, command),
         }
+        self.forget_unneeded();
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use super::{
     After, CityNode, Command, CommandId, Done, Output, ReplyTo, SNAPSHOT_EVERY, Served,
-    SettleFault, Source, Stage, Submission, Work,
+    SettleFault, Source, Stage, Submission, Work, Writer,
 };
 use crate::name::{JobRegion, Name};
 use bytes::Bytes;
@@ -86,6 +86,7 @@ impl CityNode {
             Effect::Merge(order) => {
                 if let Some(job) = self.state.jobs.get(&order.job) {
                     let spec = Box::new(job.spec.clone());
+                    self.writing.insert(Writer::Merge(order.job));
                     self.work(Work::Merge { order, spec });
                 }
             }
@@ -101,9 +102,41 @@ impl CityNode {
             }
             Effect::Forget(blobs) => {
                 if !blobs.is_empty() {
-                    self.work(Work::Forget(blobs));
+                    self.unneeded.push((self.writing.clone(), blobs));
                 }
             }
+        }
+    }
+
+    /// The work is done or given up: what it named counts from now on, or never.
+    fn written(&mut self, writer: Writer) {
+        self.writing.remove(&writer);
+        for (writers, _) in &mut self.unneeded {
+            writers.remove(&writer);
+        }
+    }
+
+    /// Forgets what nobody needs once everything is done that was under way when that was found and
+    /// may have written the same bytes again.
+    pub(super) fn forget_unneeded(&mut self) {
+        if !self.proposed.is_empty()
+            || self.unneeded.iter().all(|(under_way, _)| !under_way.is_empty())
+        {
+            return;
+        }
+        let kept = self.state.blobs();
+        let mut gone = Vec::new();
+        self.unneeded.retain_mut(|(under_way, blobs)| {
+            if under_way.is_empty() {
+                gone.append(blobs);
+            }
+            !under_way.is_empty()
+        });
+        gone.sort_unstable();
+        gone.dedup();
+        gone.retain(|blob| kept.binary_search(blob).is_err());
+        if !gone.is_empty() {
+            self.work(Work::Forget(gone));
         }
     }
 
@@ -217,8 +250,14 @@ impl CityNode {
             Done::Stored { root, info, stored } => self.stored(root, info, stored),
             Done::Settled { node, lease, result } => {
                 self.settling.remove(&lease);
+                self.written(Writer::Settle(lease));
                 match result {
                     Ok(settled) => {
+                        if !self.state.leases.contains_key(&lease) {
+                            // The lease ended meanwhile: nobody will ever name these.
+                            let blobs = vec![settled.contribution_blob, settled.payload_blob];
+                            self.unneeded.push((self.writing.clone(), blobs));
+                        }
                         let decision = Authority::settled(&self.state, self.now, &settled);
                         self.decide(decision);
                     }
@@ -233,9 +272,13 @@ impl CityNode {
                 }
             }
             Done::Merged { job, round, update, update_chunks, theta_chunks, state } => {
+                self.written(Writer::Merge(job));
                 self.merged(job, round, update, update_chunks, theta_chunks, state);
             }
-            Done::Founded { job, state } => self.founded(job, state),
+            Done::Founded { job, state } => {
+                self.written(Writer::Found(job));
+                self.founded(job, state);
+            }
             Done::Catalogued { job, theta_chunks, updates } => {
                 let Some(known) = self.state.jobs.get(&job) else { return };
                 let (version, theta) = (known.version, known.state.theta);
@@ -334,6 +377,7 @@ impl CityNode {
         });
         submission.to.push(to);
         if submission.to.len() == 1 {
+            self.writing.insert(Writer::Found(id));
             self.work(Work::Found { job: id, spec: Box::new(spec) });
         }
     }

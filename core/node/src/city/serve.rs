@@ -2,6 +2,7 @@
 
 use super::{
     After, CityNode, ConnId, ReplyTo, STAGES_MAX, Served, Settle, Source, Stage, Staged, Work,
+    Writer,
 };
 use crate::name::{JobRegion, Name};
 use bytes::Bytes;
@@ -167,6 +168,7 @@ impl CityNode {
         let Some(job) = self.state.jobs.get(&contribution.job) else { return };
         let (codec, parameters) = (job.spec.training.codec, job.spec.parameters);
         self.settling.insert(lease);
+        self.writing.insert(Writer::Settle(lease));
         let settle = Settle { node, lease, contribution, signed, codec, parameters };
         self.work(Work::Settle(Box::new(settle)));
     }
