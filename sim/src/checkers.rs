@@ -86,6 +86,12 @@ pub(crate) struct Watch {
     merged: BTreeSet<LeaseId>,
     promoted: BTreeSet<LeaseId>,
     lost_private: BTreeSet<NodeId>,
+    liars: BTreeSet<NodeId>,
+    /// The newest version in the old copy of the city's disk.
+    copied_at: Round,
+    forked: bool,
+    /// Who may follow the other branch: they saw nothing that is not in it.
+    followed: BTreeSet<NodeId>,
     audit: Option<Audit>,
     /// Samples that count: start to end.
     trained: BTreeMap<u64, u64>,
@@ -119,8 +125,26 @@ impl Watch {
 
     // What the city does.
 
+    /// A copy of the city's disk is made.
+    pub(crate) fn city_is_copied(&mut self) {
+        let version = self.state.jobs.values().next().map(|job| job.version);
+        self.copied_at = version.unwrap_or(Round(0));
+    }
+
+    /// The copy is brought back: from now on the city signs another chain.
+    pub(crate) const fn city_forks(&mut self) {
+        self.forked = true;
+    }
+
+    pub(crate) const fn is_forked(&self) -> bool {
+        self.forked
+    }
+
     /// The city begins to append these bodies, the first as number `seq`.
     pub(crate) fn proposed(&mut self, seq: u64, bodies: &[Vec<u8>]) {
+        if self.is_forked() {
+            return;
+        }
         self.proposed = (seq, bodies.to_vec());
         if seq != self.seq {
             self.violation(format!("entry {seq} is appended after {} durable ones", self.seq));
@@ -129,6 +153,9 @@ impl Watch {
 
     /// The city says that these bodies are durable.
     pub(crate) fn durable(&mut self, bodies: &[Vec<u8>]) {
+        if self.is_forked() {
+            return;
+        }
         for body in bodies {
             self.entry(body);
         }
@@ -136,6 +163,9 @@ impl Watch {
 
     /// The city recovered: nothing durable may be missing, nothing unknown may be there.
     pub(crate) fn recovered(&mut self, state: &CityState, first: u64, tail: &[Vec<u8>]) {
+        if self.is_forked() {
+            return;
+        }
         let found = first + tail.len() as u64;
         if found < self.seq {
             let lost = self.seq - found;
@@ -257,6 +287,9 @@ impl Watch {
             return self.violation(format!("lease {lease}: the entry is not what was handed in"));
         }
         self.lost_private.remove(&packed.node);
+        if self.liars.contains(&packed.node) {
+            return;
+        }
         if lease.0.is_multiple_of(AUDIT_EVERY) {
             let theta = self.thetas.get(&record.base);
             let (audit, sealed) = (self.audit.as_mut(), packed.sealed_before.as_slice());
@@ -438,6 +471,13 @@ impl Watch {
     /// A family verified a head and wrote it down.
     pub(crate) fn head_seen(&mut self, node: NodeId, chain: &Chain) {
         let version = chain.version;
+        let seen = self.seen.get(&node).copied();
+        let new = seen.is_none_or(|seen| seen <= self.copied_at);
+        if self.is_forked() && (new || self.followed.contains(&node)) {
+            self.followed.insert(node);
+            self.seen.insert(node, version);
+            return;
+        }
         match self.heads.get(&version) {
             Some(hash) if *hash == chain.hash => {}
             Some(_) => self.violation(format!("{} took a forked head {version}", node.short())),
@@ -451,6 +491,9 @@ impl Watch {
 
     /// A family begins to train a lease from these parameters.
     pub(crate) fn training(&mut self, node: NodeId, record: &LeaseRecord, theta: &[f32]) {
+        if self.is_forked() {
+            return;
+        }
         let (lease, who) = (record.lease, node.short());
         if self.leased.get(&lease) != Some(record) {
             return self.violation(format!("{who} trains lease {lease}, which was never written"));
@@ -490,8 +533,20 @@ impl Watch {
         self.packed.insert((record.lease, contribution.payload_root), packed);
     }
 
+    /// A member hands in other bytes than it trained, well formed.
+    pub(crate) fn replaced(&mut self, lease: LeaseId, before: Hash, now: Hash, payload: &[u8]) {
+        if let Some(mut packed) = self.packed.remove(&(lease, before)) {
+            packed.payload = payload.to_vec();
+            self.liars.insert(packed.node);
+            self.packed.insert((lease, now), packed);
+        }
+    }
+
     /// A family heard that its contribution is stored.
     pub(crate) fn promoted(&mut self, node: NodeId, lease: LeaseId) {
+        if self.is_forked() {
+            return;
+        }
         self.promoted.insert(lease);
         if !self.accepted.contains(&lease) {
             let who = node.short();

@@ -4,6 +4,7 @@ use crate::context::Context;
 use crate::network::Weather;
 use crate::replica::PendingFile;
 use suanli_base::{Hash, Random, Tokens};
+use suanli_params::{Codec, encode};
 
 /// Something goes wrong, or an owner wants something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,8 +80,9 @@ impl Plan {
                 *join = random.below(fault_ms);
             }
         }
+        let liars = if random.chance(250) { 300 } else { 40 };
         for liar in plan.liars.iter_mut().skip(2) {
-            *liar = random.chance(60);
+            *liar = random.chance(liars);
         }
         let count = 3 + random.below(8 + families as u64);
         for _ in 0..count {
@@ -132,17 +134,33 @@ fn fault(random: &mut Random, families: usize) -> Fault {
 
 /// A member makes up what it hands in.
 pub(crate) fn lie(cx: &mut Context<'_>, file: &mut PendingFile) {
-    let contribution = &mut file.contribution;
-    match cx.random.below(5) {
+    match cx.random.below(7) {
         // Bytes that mean nothing, honestly described.
         0 | 1 => {
             file.payload.fill(0xFF);
-            let chunk = file.shape.chunk_bytes as usize;
-            let hashes: Vec<Hash> = file.payload.chunks(chunk).map(Hash::of).collect();
-            contribution.payload_root = suanli_params::root(&hashes);
+            describe(file);
         }
-        2 => contribution.tokens = Tokens(contribution.tokens.0 * 2),
-        3 => contribution.steps += 1000,
-        _ => contribution.start += 1,
+        2 => file.contribution.tokens = Tokens(file.contribution.tokens.0 * 2),
+        3 => file.contribution.steps += 1000,
+        4 => file.contribution.start += 1,
+        // Nothing at all, in good order: taken until it is audited. All who do so hand in the same
+        // bytes, which are one blob.
+        _ => {
+            let before = file.contribution.payload_root;
+            let n = file.private.residual.len();
+            let f32s = file.shape.bytes == 4 * n as u64;
+            let codec = if f32s { Codec::F32 } else { Codec::Int4 };
+            file.payload.clear();
+            encode(codec, &vec![0.0; n], &mut file.payload).expect("zeros can be encoded");
+            describe(file);
+            let contribution = &file.contribution;
+            cx.watch.replaced(contribution.lease, before, contribution.payload_root, &file.payload);
+        }
     }
+}
+
+fn describe(file: &mut PendingFile) {
+    let chunk = file.shape.chunk_bytes as usize;
+    let hashes: Vec<Hash> = file.payload.chunks(chunk).map(Hash::of).collect();
+    file.contribution.payload_root = suanli_params::root(&hashes);
 }

@@ -24,6 +24,7 @@ mod world;
 pub use network::Weather;
 pub use plant::{Bug, NoSuchBug};
 
+use serde::Serialize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use suanli_base::Duration;
 
@@ -40,16 +41,18 @@ pub struct Settings {
     pub fault_ms: u64,
     /// A planted defect.
     pub bug: Option<Bug>,
+    /// The city's operator brings back an old copy of its folder: nobody who saw more may follow.
+    pub forked: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { families: 20, rounds: 12, faults: true, fault_ms: 30_000, bug: None }
+        Self { families: 20, rounds: 12, faults: true, fault_ms: 30_000, bug: None, forked: false }
     }
 }
 
 /// What came of a run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Its seed.
     pub seed: u64,
@@ -61,6 +64,10 @@ pub struct Report {
     pub rounds: u64,
     /// Accepted contributions.
     pub contributions: u64,
+    /// Families that turned away from their city.
+    pub refusals: u64,
+    /// Times a node went down without a word.
+    pub crashes: u64,
     /// Events handled.
     pub events: u64,
     /// Virtual time it took.
@@ -93,6 +100,8 @@ pub fn run(seed: u64, settings: &Settings) -> Report {
         violations,
         rounds: world.watch.rounds,
         contributions: world.watch.accepted_count(),
+        refusals: world.refusals,
+        crashes: world.crashes,
         events: world.events,
         time: world.virtual_time(),
     }

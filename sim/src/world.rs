@@ -40,6 +40,8 @@ enum Event {
     Heal { node: usize },
     Rejoin { family: usize },
     Resume { family: usize },
+    CopyCity,
+    OldCity,
 }
 
 enum Host {
@@ -81,9 +83,13 @@ pub(crate) struct World {
     pub(crate) watch: Watch,
     pub(crate) trace: u64,
     pub(crate) events: u64,
+    pub(crate) crashes: u64,
     settings: Settings,
     random: Random,
     finished_at: Option<u64>,
+    /// What the city's disk held when the copy was made.
+    old_city: Option<BTreeMap<String, Vec<u8>>>,
+    pub(crate) refusals: u64,
 }
 
 fn key(random: &mut Random) -> SecretKey {
@@ -158,11 +164,18 @@ impl World {
             faults_on: settings.faults,
             trace: seed,
             events: 0,
+            crashes: 0,
             settings: settings.clone(),
             random: random.fork(5),
             plan,
             finished_at: None,
+            old_city: None,
+            refusals: 0,
         };
+        if settings.forked {
+            world.at(settings.fault_ms / 3, Event::CopyCity);
+            world.at(settings.fault_ms * 2 / 3, Event::OldCity);
+        }
         world.at(0, Event::Boot { node: 0 });
         for (index, join) in world.plan.joins.clone().into_iter().enumerate() {
             world.at(join, Event::Boot { node: index + 1 });
@@ -201,6 +214,9 @@ impl World {
 
     fn is_over(&mut self) -> bool {
         let now = self.now;
+        if self.settings.forked {
+            return now > 2 * self.settings.fault_ms;
+        }
         if self.faults_on && now >= self.settings.fault_ms {
             self.calm_down();
         }
@@ -248,6 +264,15 @@ impl World {
             });
         }
         words.join("; ")
+    }
+
+    /// The city comes back as it was once: what it signs from now on forks its chain.
+    fn fork(&mut self) {
+        let Some(old) = self.old_city.take() else { return };
+        self.crash(0, 300);
+        self.nodes[0].disk.heal();
+        self.nodes[0].disk.restore(old);
+        self.watch.city_forks();
     }
 
     /// The faults are over: everybody comes back and stays.
@@ -314,6 +339,11 @@ impl World {
                 self.boot(family + 1);
             }
             Event::Resume { family } => self.owner(family, Owner::Resume),
+            Event::CopyCity => {
+                self.watch.city_is_copied();
+                self.old_city = Some(self.nodes[0].disk.copy());
+            }
+            Event::OldCity => self.fork(),
         }
     }
 
@@ -388,6 +418,11 @@ impl World {
                     self.drop_link(link, Side::Family);
                 }
                 self.at(self.now + 300, Event::Dial { family: node - 1, boot });
+            }
+            Some(Post::Refused(_)) if self.watch.is_forked() => {
+                self.refusals += 1;
+                self.nodes[node].gone = true;
+                self.stop(node);
             }
             Some(Post::Refused(why)) => {
                 self.watch.violation(format!("family {} was turned away: {why}", node - 1));
@@ -629,6 +664,7 @@ impl World {
         }
         self.stop(node);
         self.nodes[node].disk.crash();
+        self.crashes += 1;
         self.mark(6, node as u64, 0);
         self.at(self.now + down_ms, Event::Boot { node });
     }
@@ -704,12 +740,20 @@ impl World {
     // The end.
 
     fn end(&mut self) {
+        if self.settings.forked {
+            return;
+        }
         let slot = &self.nodes[0];
         if let Host::City(city) = &slot.host {
             let job = city.node.state().jobs.keys().next().copied();
             let path = job.map(|job| format!("heads/{job}")).unwrap_or_default();
             let heads = crate::city_log::parse_heads(slot.disk.read(&path).unwrap_or_default()).0;
             self.watch.city_at_end(city.node.state(), &heads);
+            let kept = city.node.state().blobs();
+            let named = |name: &String| name.parse().is_ok_and(|blob| kept.contains(&blob));
+            if let Some(name) = slot.disk.list("blob/").iter().find(|name| !named(name)) {
+                self.watch.violation(format!("blob {name} is kept and nobody needs it"));
+            }
             let left = city.staged().into_iter();
             let mut left = left.filter(|lease| !city.node.state().leases.contains_key(lease));
             if let Some(lease) = left.next() {
@@ -738,7 +782,7 @@ impl World {
         self.boot(0);
     }
 
-    /// The most that a clock may be off another's, for reports.
+    /// The world's time now.
     pub(crate) const fn virtual_time(&self) -> Duration {
         Duration(self.now)
     }
