@@ -89,9 +89,30 @@ pub(crate) enum Command {
         /// For which shell
         shell: clap_complete::Shell,
     },
+    /// Run a city and its families under a virtual clock, network and disk; for developers
+    #[command(hide = true)]
+    Sim(Sim),
     /// The process that runs the engine; started by `join`, not by people
     #[command(hide = true)]
     Worker,
+}
+
+/// `suanli sim`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Sim {
+    /// Run this seed, or begin with it
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// How many seeds
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seeds: u64,
+    /// Families of the city
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=200))]
+    pub(crate) families: u16,
+    /// A defect to plant
+    #[arg(long, value_name = "NAME")]
+    pub(crate) bug: Option<suanli_sim::Bug>,
 }
 
 /// `suanli demo`.
