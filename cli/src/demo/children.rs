@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use suanli_host::control::{Client, ControlRequest};
+use suanli_store::FolderLock;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -16,6 +17,8 @@ const START_S_MAX: u64 = 60;
 const STOP_S_MAX: u64 = 15;
 /// How long after a signal that it cannot overhear.
 const TERMINATE_S_MAX: u64 = 5;
+/// How long an earlier process may take to leave its folder.
+const LEAVE_S_MAX: u64 = 40;
 /// Bytes of a log that an error shows.
 const LOG_TAIL_BYTES: u64 = 2000;
 
@@ -69,6 +72,7 @@ impl Program {
 
     /// Starts a node and waits until it answers on its control socket.
     pub(super) async fn start(&self, node: Node, arguments: &[&str]) -> Result<Running, Failure> {
+        wait_until_free(&node.folder).await;
         let log = open_log(&node.log)?;
         let again = log.try_clone().at("open", &node.log)?;
         let mut command = self.command(arguments);
@@ -164,6 +168,15 @@ impl Running {
         if timeout(Duration::from_secs(TERMINATE_S_MAX), self.child.wait()).await.is_err() {
             let _ = self.child.kill().await;
         }
+    }
+}
+
+/// Waits while an earlier process on the folder takes its leave: of a demo that was killed, its
+/// nodes stop by themselves, after they handed in what they had.
+async fn wait_until_free(folder: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(LEAVE_S_MAX);
+    while folder.exists() && FolderLock::take(folder).is_err() && Instant::now() < deadline {
+        sleep(Duration::from_millis(200)).await;
     }
 }
 

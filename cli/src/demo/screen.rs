@@ -20,7 +20,7 @@ pub(super) struct Screen {
     bars: MultiProgress,
     city: ProgressBar,
     families: Vec<(String, ProgressBar)>,
-    plain: Option<(u64, Instant)>,
+    plain: Option<((u64, usize), Instant)>,
 }
 
 impl Screen {
@@ -50,12 +50,13 @@ impl Screen {
     pub(super) fn job(&mut self, job: &JobStatus) {
         let text = job_line(self.language, job);
         if self.bars.is_hidden() {
+            let now = (job.round, job.losses.len());
             let due = match self.plain {
                 None => true,
-                Some((round, at)) => round != job.round || at.elapsed() >= PLAIN_EVERY,
+                Some((before, at)) => before != now || at.elapsed() >= PLAIN_EVERY,
             };
             if due {
-                self.plain = Some((job.round, Instant::now()));
+                self.plain = Some((now, Instant::now()));
                 self.say(text);
             }
         } else {

@@ -32,6 +32,8 @@ const ROUNDS: std::ops::RangeInclusive<u64> = 8..=2000;
 const OVERTIME: f64 = 2.0;
 /// A city that commits nothing for so long is stuck.
 const SILENCE: Duration = Duration::from_secs(180);
+/// How long the report waits for the last held-out loss.
+const LAST_LOSS_MAX: Duration = Duration::from_secs(30);
 /// Between two looks at everyone.
 const TICK: Duration = Duration::from_millis(200);
 /// A family that ends by itself is started again so often.
@@ -310,7 +312,7 @@ impl<'a> Stage<'a> {
             let job = job_of(&status, &view.job)?;
             self.screen.job(&job);
             if job.state.is_over() {
-                return Ok(());
+                return self.last_loss(view).await;
             }
             if (job.round, job.tokens) != seen {
                 (seen, moved) = ((job.round, job.tokens), Instant::now());
@@ -326,6 +328,22 @@ impl<'a> Stage<'a> {
                 self.act(act, &job, &view.ticket).await?;
             }
         }
+    }
+
+    /// Waits a little for the loss of the last round, which is measured after it is committed.
+    async fn last_loss(&mut self, view: &View) -> Result<(), Failure> {
+        let began = Instant::now();
+        while began.elapsed() < LAST_LOSS_MAX {
+            if let Some(status) = view.status.latest() {
+                let job = job_of(&status, &view.job)?;
+                self.screen.job(&job);
+                if job.losses.last().is_some_and(|point| point.round == job.round) {
+                    return Ok(());
+                }
+            }
+            sleep(TICK).await;
+        }
+        Ok(())
     }
 
     fn stuck(&self) -> Failure {

@@ -1,5 +1,5 @@
-//! What a node says of itself. Numbers are counts since the node's folder was made unless a name
-//! says otherwise; nothing here is an estimate except `tokens_per_s`.
+//! What a node says of itself. A city counts since its folder was made, a family since its process
+//! began; nothing here is an estimate except `tokens_per_s`.
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
