@@ -53,7 +53,8 @@ words! {
         "最多使用 {threads} 的 {percent} %。"
     }
     threads_all() { "all cores" "全部核心" }
-    threads_some(count: u32) { "{count} thread(s)" "{count} 个线程" }
+    threads_one() { "one core" "一个核心" }
+    threads_some(count: u32) { "{count} cores" "{count} 个核心" }
     paused() {
         "Paused: this family uses no CPU until `resume`."
         "已暂停：在 resume 之前不占用处理器。"
@@ -192,10 +193,12 @@ words! {
         "Time is up before the last round: ending with what is committed."
         "最后一轮之前时间已到：以已提交的内容结束。"
     }
-    demo_fewer(times: f64) {
-        ", {times:.0}x fewer than data parallel"
-        "，比数据并行少 {times:.0} 倍"
+    demo_wire(ours: &str, theirs: &str, times: f64) {
+        "{ours} on the wire, {times:.0}x fewer than data parallel ({theirs})"
+        "网络 {ours}，比数据并行（{theirs}）少 {times:.0} 倍"
     }
+    demo_wire_yet(ours: &str) { "{ours} on the wire" "网络 {ours}" }
+    contributions(count: u64) { "{count} contributions" "{count} 份贡献" }
     demo_stopping() { "Stopping all nodes..." "正在停止所有节点……" }
     demo_interrupted(command: &str) {
         "Stopped; nothing committed is lost. To go on: {command}"

@@ -64,10 +64,11 @@ async fn join(context: &Context, arguments: Join, ticket: Option<Ticket>) -> Res
                     "city": ready.city.to_string(),
                 }),
                 || {
-                    let threads = threads.map_or_else(
-                        || words::threads_all(speaker.language),
-                        |count| words::threads_some(speaker.language, count),
-                    );
+                    let threads = match threads {
+                        None => words::threads_all(speaker.language),
+                        Some(1) => words::threads_one(speaker.language),
+                        Some(count) => words::threads_some(speaker.language, count),
+                    };
                     let name = crate::show::printable(&ready.name);
                     words::family_joined(speaker.language, &name, &ready.city.short())
                         + "\n"

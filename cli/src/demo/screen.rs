@@ -11,7 +11,7 @@ use suanli_host::control::{FamilyStatus, JobStatus};
 /// Where there is no terminal: a line at least this often.
 const PLAIN_EVERY: Duration = Duration::from_secs(15);
 const NAME_COLUMNS: usize = 10;
-const SPARK_COLUMNS: usize = 24;
+const SPARK_COLUMNS: usize = 20;
 
 /// The screen.
 pub(super) struct Screen {
@@ -19,8 +19,9 @@ pub(super) struct Screen {
     silent: bool,
     bars: MultiProgress,
     city: ProgressBar,
+    wire: ProgressBar,
     families: Vec<(String, ProgressBar)>,
-    plain: Option<((u64, usize), Instant)>,
+    plain: Option<(usize, Instant)>,
 }
 
 impl Screen {
@@ -30,9 +31,12 @@ impl Screen {
         if silent {
             bars.set_draw_target(indicatif::ProgressDrawTarget::hidden());
         }
-        let city = bars.add(ProgressBar::new(1).with_style(style("[{bar:24}] {msg}")));
+        let city = bars.add(ProgressBar::new(1).with_style(style("[{bar:24}] {wide_msg}")));
         city.set_prefix(show::padded(&words::head_city(context.language), NAME_COLUMNS));
-        Self { language: context.language, silent, bars, city, families: Vec::new(), plain: None }
+        let wire = bars.add(ProgressBar::new(1).with_style(style("{wide_msg}")));
+        wire.set_prefix(" ".repeat(NAME_COLUMNS));
+        let language = context.language;
+        Self { language, silent, bars, city, wire, families: Vec::new(), plain: None }
     }
 
     /// A sentence that stays.
@@ -49,20 +53,23 @@ impl Screen {
     /// How the job does.
     pub(super) fn job(&mut self, job: &JobStatus) {
         let text = job_line(self.language, job);
+        let bytes = bytes_line(self.language, job);
         if self.bars.is_hidden() {
-            let now = (job.round, job.losses.len());
+            // One line a round: when its loss is known.
+            let now = job.losses.len();
             let due = match self.plain {
                 None => true,
                 Some((before, at)) => before != now || at.elapsed() >= PLAIN_EVERY,
             };
             if due {
                 self.plain = Some((now, Instant::now()));
-                self.say(text);
+                self.say(format!("{text} | {bytes}"));
             }
         } else {
             self.city.set_length(1000);
             self.city.set_position((job.progress() * 1000.0) as u64);
             self.city.set_message(text);
+            self.wire.set_message(bytes);
         }
     }
 
@@ -89,7 +96,7 @@ impl Screen {
         if let Some((_, bar)) = self.families.iter().find(|(known, _)| known == name) {
             return bar.clone();
         }
-        let bar = self.bars.add(ProgressBar::new(1).with_style(style("[{bar:24}] {msg}")));
+        let bar = self.bars.add(ProgressBar::new(1).with_style(style("[{bar:24}] {wide_msg}")));
         bar.set_prefix(show::padded(name, NAME_COLUMNS));
         self.families.push((name.to_owned(), bar.clone()));
         bar
@@ -98,6 +105,7 @@ impl Screen {
     /// Takes the moving lines away; what was said stays.
     pub(super) fn close(&self) {
         self.city.finish_and_clear();
+        self.wire.finish_and_clear();
         for (_, bar) in &self.families {
             bar.finish_and_clear();
         }
@@ -122,32 +130,37 @@ fn job_line(language: Language, job: &JobStatus) -> String {
         Some(loss) => format!("{loss:.4} {}", show::sparkline(&losses, SPARK_COLUMNS)),
         None => "-".to_owned(),
     };
-    let fewer = match job.traffic.times_fewer() {
-        Some(times) => words::demo_fewer(language, times),
-        None => String::new(),
-    };
     let of = job.rounds.map(|rounds| format!("/{rounds}")).unwrap_or_default();
     format!(
-        "{} {}{of} | {} {loss} | {} {}/s | {}{fewer}",
+        "{} {}{of} | {} {loss} | {} {}",
         words::head_round(language),
         job.round,
         words::head_loss(language),
         show::count(job.tokens_per_s.max(0.0) as u64),
-        words::head_tokens(language),
-        show::bytes(job.traffic.training()),
+        words::head_speed(language),
     )
+}
+
+fn bytes_line(language: Language, job: &JobStatus) -> String {
+    let ours = show::bytes(job.traffic.training());
+    match job.traffic.times_fewer() {
+        Some(times) => {
+            let theirs = show::bytes(job.traffic.bytes_data_parallel);
+            words::demo_wire(language, &ours, &theirs, times)
+        }
+        None => words::demo_wire_yet(language, &ours),
+    }
 }
 
 fn family_line(language: Language, share: u8, family: &FamilyStatus) -> String {
     let loss = family.loss.map(|loss| format!(" {loss:.3}")).unwrap_or_default();
     format!(
-        "{} {}/{}{loss} | {} {}/s | {} {} | {share} %",
+        "{} {}/{}{loss} | {} {} | {} | {share} %",
         show::family_state(language, family.state),
         family.step,
         family.steps,
         show::count(family.tokens_per_s.max(0.0) as u64),
-        words::head_tokens(language),
-        family.contributions,
-        words::head_contributions(language),
+        words::head_speed(language),
+        words::contributions(language, family.contributions),
     )
 }
