@@ -144,9 +144,9 @@ pub(crate) struct Demo {
     /// Where the demo keeps everything [default: suanli-demo]
     #[arg(long, value_name = "DIR", env = "SUANLI_DEMO_DIR", hide_env = true)]
     pub(crate) dir: Option<PathBuf>,
-    /// Seed of the model and of the order of the data
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) seed: u64,
+    /// Seed of the model and of the order of the data [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
 }
 
 /// `suanli city`.

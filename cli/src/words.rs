@@ -147,6 +147,10 @@ words! {
         "Going on with the demo in {folder}."
         "继续 {folder} 中的演示。"
     }
+    demo_keeps_its_job() {
+        "Its job stays as it was: text, length, seed and families of the first start count."
+        "任务保持不变：以首次启动时的文本、长度、种子和家庭数为准。"
+    }
     demo_finished_before(folder: &str) {
         "The demo in {folder} is finished; its report is in report.json and loss.svg there."
         "{folder} 中的演示已经完成；报告在其中的 report.json 和 loss.svg。"

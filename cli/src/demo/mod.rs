@@ -25,6 +25,8 @@ use std::path::Path;
 const FAMILIES: u8 = 4;
 /// Minutes of training, when nobody says otherwise.
 const MINUTES: f64 = 4.0;
+/// The seed, when nobody says otherwise.
+const SEED: u64 = 1;
 /// The folder, when nobody says otherwise.
 const FOLDER: &str = "suanli-demo";
 
@@ -56,7 +58,7 @@ fn settle(
     let shown = report::here(&place.root).display().to_string();
     let anew = || {
         place.clear()?;
-        Ok(Some(Record::new(arguments.seed, families)))
+        Ok(Some(Record::new(arguments.seed.unwrap_or(SEED), families)))
     };
     if arguments.fresh {
         // Also out of a folder whose record is damaged; never out of a stranger's folder.
@@ -89,6 +91,14 @@ fn settle(
         }
     }
     context.say(words::demo_resumes(language, &shown));
+    let other = arguments.data.is_some()
+        || arguments.minutes.is_some()
+        || arguments.rounds.is_some()
+        || families != earlier.families
+        || arguments.seed.is_some_and(|seed| seed != earlier.seed);
+    if other && earlier.job.is_some() {
+        context.say(words::demo_keeps_its_job(language));
+    }
     if !arguments.resume {
         let command = format!("{} demo --fresh", program());
         context.say(words::demo_fresh_hint(language, &command));
