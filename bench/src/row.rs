@@ -53,6 +53,8 @@ pub enum Verdict {
     Reported,
     /// Measured in the short form, which says that the row runs and no more.
     Short,
+    /// What it needs is not on this machine.
+    NotMeasured,
     /// The row could not be measured.
     Failed,
 }
@@ -64,6 +66,7 @@ impl fmt::Display for Verdict {
             Self::Missed => "MISSED",
             Self::Reported => "reported",
             Self::Short => "short",
+            Self::NotMeasured => "not measured",
             Self::Failed => "FAILED",
         })
     }
@@ -99,6 +102,12 @@ impl Row {
         let row = Self::new(name, value, unit, goal);
         let verdict = if row.value.is_some() { Verdict::Short } else { Verdict::Failed };
         Self { verdict, ..row }
+    }
+
+    /// A row whose needs are not on this machine, and how to bring them there.
+    pub fn not_measured(name: &str, goal: Goal, why: impl Into<String>) -> Self {
+        let row = Self::new(name, f64::NAN, "", goal).note(why);
+        Self { verdict: Verdict::NotMeasured, ..row }
     }
 
     /// Adds a remark.

@@ -108,6 +108,16 @@ impl Session {
         self.folder.join(&self.row)
     }
 
+    /// A file or folder that all rows of the bench share and any may make.
+    ///
+    /// # Errors
+    /// When its folder cannot be made.
+    pub fn shared(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.folder.join("shared");
+        std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+        Ok(folder.join(name))
+    }
+
     /// An empty folder for files of this row.
     ///
     /// # Errors
