@@ -11,7 +11,7 @@ use std::time::Instant;
 pub(crate) enum Length {
     /// Everything.
     Whole,
-    /// Without docs, fuzzing and benches: before every commit.
+    /// Without docs, seeds, fuzzing and benches: before every commit.
     Short,
 }
 
@@ -32,6 +32,7 @@ pub(crate) fn run(length: Length) -> Result<()> {
     })?;
     if length == Length::Whole {
         stage("docs", docs)?;
+        stage("seeds", seeds)?;
         stage("fuzz", fuzz)?;
         stage("benches", || cargo(&["xtask", "bench", "whole", "--short"]))?;
     }
@@ -70,6 +71,14 @@ fn docs() -> Result<()> {
         bail!("cargo doc ended with {status}");
     }
     Ok(())
+}
+
+/// A handful of the simulator's seeds, others for each commit; one that fails prints how to see it
+/// again.
+fn seeds() -> Result<()> {
+    let first = seed_of_the_commit().to_string();
+    let sim = ["sim", "--seeds", "50", "--seed", &first];
+    cargo(&[&["run", "--locked", "--quiet", "--package", "suanli", "--"], sim.as_slice()].concat())
 }
 
 /// A minute of mutated bytes, another one for each commit; a failure prints how to see it again.

@@ -15,8 +15,8 @@ use std::process::{Command, ExitCode};
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  ci [--short]      what CI runs: format, layers, words, licences, lints, tests, docs, fuzzing,
-                    benches; --short leaves out the last three
+  ci [--short]      what CI runs: format, layers, words, licences, lints, tests, docs, seeds,
+                    fuzzing, benches; --short leaves out the last four
   layers [--write]  check that every crate uses lower layers only, and that both READMEs show the
                     table; --write puts the table into them
   words             check the words of the tree: no machine paths, no registry hosts, no stubs
