@@ -406,7 +406,8 @@ impl Watch {
             }
             weights += weight;
         }
-        let (lr, mu) = (spec.training.outer_lr, spec.training.outer_momentum);
+        let mu = spec.training.outer_momentum_at(job.tokens);
+        let lr = spec.training.outer_lr;
         let mut told = Vec::new();
         for (i, sum) in sum.iter().enumerate() {
             let gradient = sum / weights;

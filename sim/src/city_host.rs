@@ -484,7 +484,7 @@ fn merge_round(cx: &mut Context<'_>, order: &MergeOrder, spec: &JobSpec) -> Resu
     }
     let training = &spec.training;
     let outer =
-        Outer { lr: training.outer_lr, momentum: training.outer_momentum, codec: training.codec };
+        Outer { lr: training.outer_lr, momentum: order.outer_momentum, codec: training.codec };
     let state = OuterState { theta: &mut theta, momentum: &mut momentum, residual: &mut residual };
     let update =
         merge(&parts, &outer, state).map_err(|error| Trouble::Broken(error.to_string()))?;

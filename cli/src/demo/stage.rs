@@ -154,6 +154,7 @@ impl<'a> Stage<'a> {
         job.training.length = Length::Rounds(rounds);
         if rounds >= SHORT_RUN_ROUNDS {
             (job.training.outer_lr, job.training.outer_momentum) = (0.7, 0.9);
+            job.training.outer_momentum_end = 0.9;
         }
         self.place.remember(&self.record)?;
         self.place.write("job.toml", &job.to_toml())

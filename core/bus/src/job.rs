@@ -91,8 +91,10 @@ pub struct Training {
     pub clip: f32,
     /// Outer learning rate.
     pub outer_lr: f32,
-    /// Outer Nesterov momentum.
+    /// Outer Nesterov momentum before anything is committed.
     pub outer_momentum: f32,
+    /// The same at the end of the schedule; in between it grows with the committed tokens.
+    pub outer_momentum_end: f32,
     /// How updates travel, both ways.
     pub codec: Codec,
     /// Rounds to commit; 0 when `tokens` decides.
@@ -140,6 +142,17 @@ pub enum SpecError {
         /// What was there.
         found: f64,
     },
+}
+
+impl Training {
+    /// The outer momentum of a round that starts when `tokens` are committed. With few rounds a
+    /// large momentum has no time to pay back what it costs at first, so it grows.
+    #[must_use]
+    pub fn outer_momentum_at(&self, tokens: Tokens) -> f32 {
+        let share = (tokens.0 as f64 / self.schedule.total.0 as f64).min(1.0);
+        let (first, last) = (f64::from(self.outer_momentum), f64::from(self.outer_momentum_end));
+        (first + (last - first) * share) as f32
+    }
 }
 
 impl JobSpec {
@@ -203,7 +216,7 @@ impl JobSpec {
             .iter()
             .chain([&d.held_out])
             .all(|s| s.samples.checked_mul(width) == Some(s.bytes));
-        let rules: [(&'static str, bool, &'static str, f64); 22] = [
+        let rules: [(&'static str, bool, &'static str, f64); 23] = [
             (
                 "name",
                 self.name.chars().count() <= 64,
@@ -292,6 +305,12 @@ impl JobSpec {
                 (0.0..1.0).contains(&t.outer_momentum),
                 "0 up to 1",
                 f64::from(t.outer_momentum),
+            ),
+            (
+                "training.outer_momentum_end",
+                (0.0..1.0).contains(&t.outer_momentum_end),
+                "0 up to 1",
+                f64::from(t.outer_momentum_end),
             ),
             (
                 "training.rounds",

@@ -203,6 +203,8 @@ pub struct MergeOrder {
     pub round: Round,
     /// Its outer state.
     pub state: StateBlobs,
+    /// The outer momentum of this round.
+    pub outer_momentum: f32,
     /// The contributions in ascending lease id.
     pub items: Vec<MergeItem>,
 }
@@ -577,7 +579,13 @@ impl Job {
                 clip,
             }
         });
-        MergeOrder { job: id, round: self.version, state: self.state, items: items.collect() }
+        MergeOrder {
+            job: id,
+            round: self.version,
+            state: self.state,
+            outer_momentum: self.spec.training.outer_momentum_at(self.tokens),
+            items: items.collect(),
+        }
     }
 
     /// Committed tokens at a version that is still remembered; those of now otherwise.

@@ -68,7 +68,8 @@ fn spec() -> JobSpec {
             weight_decay: 0.1,
             clip: 1.0,
             outer_lr: 0.9,
-            outer_momentum: 0.5,
+            outer_momentum: 0.2,
+            outer_momentum_end: 0.8,
             codec: Codec::Int4,
             rounds: 3,
             tokens: Tokens(0),
@@ -421,4 +422,12 @@ proptest! {
             prop_assert!((told[i] + f64::from(residual[i]) - meant[i]).abs() < 1e-5);
         }
     }
+}
+
+#[test]
+fn outer_momentum_grows_with_committed_tokens_and_stays_at_its_end() {
+    let training = spec().training;
+    assert_eq!(training.outer_momentum_at(Tokens(0)), 0.2);
+    assert!((training.outer_momentum_at(Tokens(50_000)) - 0.5).abs() < 1e-6);
+    assert_eq!(training.outer_momentum_at(Tokens(1_000_000)), 0.8);
 }

@@ -67,6 +67,7 @@ fn sample_spec() -> JobSpec {
             clip: 1.0,
             outer_lr: 0.9,
             outer_momentum: 0.5,
+            outer_momentum_end: 0.9,
             codec: Codec::Int4,
             rounds: 40,
             tokens: Tokens(0),

@@ -187,6 +187,7 @@ fn training_of(file: &JobFile) -> Training {
         clip: t.clip as f32,
         outer_lr: t.outer_lr as f32,
         outer_momentum: t.outer_momentum as f32,
+        outer_momentum_end: t.outer_momentum_end as f32,
         codec: match t.codec {
             CodecName::Int4 => Codec::Int4,
             CodecName::F32 => Codec::F32,

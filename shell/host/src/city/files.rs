@@ -250,11 +250,8 @@ impl Bulk {
         let mut momentum = files.floats(order.state.momentum)?;
         let mut residual = files.floats(order.state.residual)?;
         let training = &spec.training;
-        let outer = Outer {
-            lr: training.outer_lr,
-            momentum: training.outer_momentum,
-            codec: training.codec,
-        };
+        let outer =
+            Outer { lr: training.outer_lr, momentum: order.outer_momentum, codec: training.codec };
         let state =
             OuterState { theta: &mut theta, momentum: &mut momentum, residual: &mut residual };
         let update = merge(&parts, &outer, state).map_err(|error| error.to_string())?;

@@ -105,9 +105,10 @@ fn training(job: &JobFile) -> String {
          clip = {:?}  # largest norm of a gradient; 0 means any\n\
          beta1 = {:?}\n\
          beta2 = {:?}\n\
-  # The outer Nesterov step. Default: 0.9 and 0.5 under 100 rounds, 0.7 and 0.9 above.\n\
+  # The outer Nesterov step. Default: 0.9, 0.2 and 0.8 under 100 rounds, 0.7, 0.9 and 0.9 above.\n\
          outer_lr = {:?}\n\
-         outer_momentum = {:?}\n\
+         outer_momentum = {:?}  # at first\n\
+         outer_momentum_end = {:?}  # at the end; default: as at first when that is given\n\
          codec = \"{codec}\"  # how updates travel: \"int4\", or \"f32\" to compare with\n\
          seed = {}\n",
         t.inner_steps,
@@ -122,6 +123,7 @@ fn training(job: &JobFile) -> String {
         t.beta2,
         t.outer_lr,
         t.outer_momentum,
+        t.outer_momentum_end,
         t.seed,
     )
 }

@@ -12,7 +12,8 @@ fn paths_alone_are_a_job_with_the_measured_defaults() {
     assert_eq!(job, JobFile::with_paths(vec!["a.txt".to_owned()]));
     assert_eq!(job.model_config(256), ModelConfig::demo());
     assert_eq!((job.training.inner_steps, job.training.codec), (30, CodecName::Int4));
-    assert_eq!((job.training.outer_lr, job.training.outer_momentum), (0.9, 0.5));
+    assert_eq!((job.training.outer_lr, job.training.outer_momentum), (0.9, 0.2));
+    assert_eq!(job.training.outer_momentum_end, 0.8);
     assert_eq!((job.training.lr, job.rounds_total()), (4e-3, 40));
     assert_eq!(job.tokens_total(), 40 * 30 * 4 * 512);
 }
