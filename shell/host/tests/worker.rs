@@ -293,14 +293,14 @@ fn cpu_ticks(worker: &Worker) -> u64 {
 async fn a_quarter_of_the_cpu_makes_steps_take_four_times_their_cpu_time() {
     let share = ShareOfCpu::new(250).unwrap();
     let mut worker = started(WorkerSpec { share, ..spec(small()) }).await;
-    // A busy machine makes a run longer than the limit does, so the shortest of a few is judged;
-    // but the owner's limit holds in each.
+    // The owner's limit holds in each run. How much longer a run takes beyond it is the machine's
+    // load, so the shortest is only held against the shortest without a limit.
     let limited = ratios(&mut worker).await;
     assert!(limited.iter().all(|&ratio| ratio > 3.9), "{limited:?}");
-    assert!(limited.iter().any(|&ratio| ratio < 6.0), "{limited:?}");
     worker.handle().set_share(ShareOfCpu::WHOLE);
     let whole = ratios(&mut worker).await;
-    assert!(whole.iter().any(|&ratio| ratio < 3.0), "{whole:?}");
+    let shortest = |ratios: &[f64]| ratios.iter().copied().fold(f64::INFINITY, f64::min);
+    assert!(shortest(&whole) < shortest(&limited), "{whole:?} {limited:?}");
 }
 
 /// Time on the wall over CPU time of some trainings.
