@@ -114,7 +114,7 @@ impl Trial {
         let pass = 1 + self.random.below(PASSES_MAX);
         self.live.serve(Some(&format!("{fault}:{pass}")))?;
         let (begun, mut start, mut went_on) = (Instant::now(), None, false);
-        while self.live.city_ended()?.is_none() {
+        while self.live.city_runs()? {
             if begun.elapsed() > PATIENCE {
                 bail!("fault point {fault} was not passed {pass} times within {PATIENCE:?}");
             }

@@ -113,13 +113,19 @@ impl Live {
     }
 
     /// How the city ended, if it did; it counts as gone then.
-    pub(super) fn city_ended(&mut self) -> Result<Option<ExitStatus>> {
+    fn city_ended(&mut self) -> Result<Option<ExitStatus>> {
         let Some(city) = &mut self.city else { return Ok(None) };
         let status = city.try_wait().context("look after the city")?;
         if status.is_some() {
             self.city = None;
         }
         Ok(status)
+    }
+
+    /// Whether the city's process is there.
+    pub(super) fn city_runs(&mut self) -> Result<bool> {
+        self.city_ended()?;
+        Ok(self.city.is_some())
     }
 
     /// Ends the city with signal 9.
