@@ -1,4 +1,5 @@
-//! What is learned from: the Rust sources that cargo keeps on this machine, prepared once.
+//! What is learned from: the Rust sources that cargo keeps on this machine, or the prose of their
+//! comments, prepared once.
 
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
@@ -9,10 +10,23 @@ use suanli_store::job_file::{TokenizerKind, TokenizerSection};
 
 /// Enough for three runs of 2.46 M tokens that hardly share a sample.
 const TEXT_BYTES_MAX: u64 = 8 << 20;
+/// Sources that are looked through for as much prose.
+const SOURCE_BYTES_MAX: u64 = 64 << 20;
+/// A file with less prose than this has headings at most.
+const PROSE_BYTES_MIN: usize = 200;
 const HELD_OUT: f64 = 0.1;
 /// Names the folder of the prepared data, so that later runs measure with the same text even when
 /// cargo has fetched more in between.
 const CHOSEN: &str = "chosen";
+
+/// Which text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Text {
+    /// Rust sources as they are.
+    Code,
+    /// The English of their documentation comments, without their examples.
+    Prose,
+}
 
 /// Samples of context + 1 tokens, in training order, and some that nobody trains on.
 pub struct Corpus {
@@ -58,13 +72,13 @@ impl Corpus {
     ///
     /// # Errors
     /// When cargo keeps no sources on this machine, or the disk fails.
-    pub fn prepared_in(folder: &Path, context: usize) -> Result<Self> {
+    pub fn prepared_in(folder: &Path, text: Text, context: usize) -> Result<Self> {
         let chosen = folder.join(CHOSEN);
         let earlier = std::fs::read_to_string(&chosen).ok();
         let earlier = earlier.and_then(|name| Prepared::open(&folder.join(name.trim())).ok());
         let prepared = match earlier {
             Some(prepared) => prepared,
-            None => prepare_in(folder, &chosen, context)?,
+            None => prepare_in(folder, &chosen, text, context)?,
         };
         Self::read(&prepared)
     }
@@ -126,8 +140,16 @@ impl Corpus {
     }
 }
 
-fn prepare_in(folder: &Path, chosen: &Path, context: usize) -> Result<Prepared> {
-    let sources = rust_sources(None, TEXT_BYTES_MAX)?;
+fn prepare_in(folder: &Path, chosen: &Path, text: Text, context: usize) -> Result<Prepared> {
+    let sources = match text {
+        Text::Code => rust_sources(None, TEXT_BYTES_MAX)?,
+        Text::Prose => {
+            let path = folder.join("prose.txt");
+            std::fs::write(&path, all_prose()?)
+                .with_context(|| format!("write {}", path.display()))?;
+            vec![path]
+        }
+    };
     let recipe = Recipe {
         field: "text".into(),
         held_out: HELD_OUT,
@@ -143,7 +165,58 @@ fn prepare_in(folder: &Path, chosen: &Path, context: usize) -> Result<Prepared> 
     Ok(prepared)
 }
 
+/// The prose of all sources, file after file, up to a bound.
+fn all_prose() -> Result<String> {
+    let mut all = String::new();
+    for path in rust_sources(None, SOURCE_BYTES_MAX)? {
+        let source = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let prose = prose(&String::from_utf8_lossy(&source));
+        if all.len() + prose.len() > TEXT_BYTES_MAX as usize {
+            break;
+        }
+        if prose.len() >= PROSE_BYTES_MIN {
+            all += &prose;
+        }
+    }
+    Ok(all)
+}
+
+/// Documentation comments without examples; an empty line where code stood between.
+fn prose(source: &str) -> String {
+    let (mut text, mut example) = (String::new(), false);
+    for line in source.lines() {
+        let line = line.trim_start();
+        let Some(words) = line.strip_prefix("///").or_else(|| line.strip_prefix("//!")) else {
+            example = false;
+            if !text.is_empty() && !text.ends_with("\n\n") {
+                text.push('\n');
+            }
+            continue;
+        };
+        let words = words.strip_prefix(' ').unwrap_or(words);
+        if words.trim_start().starts_with("```") {
+            example = !example;
+        } else if !example && !words.starts_with("    ") {
+            text += words;
+            text.push('\n');
+        }
+    }
+    text
+}
+
 fn tokens(path: &Path, layout: SampleLayout) -> Result<Vec<u32>> {
     let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
     Ok(layout.tokens(&bytes)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prose_is_what_comments_say_without_their_examples() {
+        let source = "//! Sums.\n//!\n//! ```\n//! let x = 1;\n//! ```\n//! Ends.\n\nuse a;\n\n    \
+                      /// Adds.\n    fn add() {} // not this\n    /// Takes.\n";
+        assert_eq!(prose(source), "Sums.\n\nEnds.\n\nAdds.\n\nTakes.\n");
+    }
 }
