@@ -1,7 +1,7 @@
 //! How long a stranger waits for the binary: a cold release build, with nothing but the sources
 //! that cargo has fetched.
 
-use crate::{Goal, Row, RowSpec, Session, cargo, run};
+use crate::{Goal, Length, Row, RowSpec, Session, cargo, run};
 use anyhow::Result;
 use std::time::Instant;
 
@@ -23,5 +23,7 @@ fn measure(session: &mut Session) -> Result<Vec<Row>> {
     session.scratch()?;
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let regime = format!("{cores} cores, binary {:.1} MB", bytes as f64 / 1e6);
-    Ok(vec![Row::new("build", seconds, "s", Goal::AtMost(SECONDS_MAX)).note(regime)])
+    // In CI other work may share the machine: the goal is judged by the whole bench.
+    let row = if session.length() == Length::Short { Row::short } else { Row::new };
+    Ok(vec![row("build", seconds, "s", Goal::AtMost(SECONDS_MAX)).note(regime)])
 }
