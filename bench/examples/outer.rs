@@ -1,33 +1,66 @@
 //! One training run with outer numbers of one's choice, kept beside those of the quality row.
 //!
-//! `cargo run --release -p suanli-bench --example outer -- FOLDER LR SEED OUTER_LR MOMENTUM [LAST
-//! MOMENTUM [f32]]`, or `FOLDER LR SEED` alone for AdamW in one process. It learns prose; with
-//! `code` as the last word, code.
+//! `cargo run --release -p suanli-bench --example outer -- FOLDER [NAME=VALUE ...]`
+//!
+//! | name | value | default |
+//! | --- | --- | --- |
+//! | `beta2` | AdamW's decay of the second moment | 0.95 |
+//! | `lr` | peak of the inner learning rate | 0.002 |
+//! | `seed` | of the run | 1 |
+//! | `outer` | outer learning rate; without it AdamW in one process | |
+//! | `momentum` | `FIRST` or `FIRST..LAST` | 0.5 |
+//! | `codec` | `int4`, `f32` | `int4` |
+//! | `moments` | `sealed`, `kept` | `sealed` |
+//! | `text` | `prose`, `code` | `prose` |
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeMap;
 use suanli_bench::whole::quality::{Exchange, Method, Moments, Plan, Runs, Text, WHOLE};
 use suanli_params::Codec;
 
+const NAMES: [&str; 8] = ["beta2", "lr", "seed", "outer", "momentum", "codec", "moments", "text"];
+
 fn main() -> Result<()> {
-    let mut words: Vec<String> = std::env::args().skip(1).collect();
-    let code = words.pop_if(|word| word == "code").is_some();
-    let folder = words.first().context("name the folder that keeps the runs")?;
-    let number = |at: usize| words.get(at).and_then(|word| word.parse::<f32>().ok());
-    let method = match (number(3), number(4)) {
-        (Some(outer_lr), Some(first)) => {
-            let plain = words.last().is_some_and(|word| word == "f32");
-            let (codec, moments) =
-                if plain { (Codec::F32, Moments::Kept) } else { (Codec::Int4, Moments::Sealed) };
-            let outer_momentum = [first, number(5).unwrap_or(first)];
-            Method::Replicas(Exchange { codec, moments, outer_lr, outer_momentum })
-        }
-        _ => Method::OneProcess,
+    let mut words = std::env::args().skip(1);
+    let folder = words.next().context("name the folder that keeps the runs")?;
+    let mut named = BTreeMap::new();
+    for word in words {
+        let (name, value) = word.split_once('=').with_context(|| format!("{word}: no NAME="))?;
+        ensure!(NAMES.contains(&name), "{name}: expected one of {}", NAMES.join(", "));
+        named.insert(name.to_owned(), value.to_owned());
+    }
+    let value =
+        |name: &str, default: &str| named.get(name).map_or(default, String::as_str).to_owned();
+    let number = |text: &str| text.parse::<f32>().with_context(|| format!("{text}: no number"));
+    let method = if let Some(outer) = named.get("outer") {
+        let momentum = value("momentum", "0.5");
+        let (first, last) = momentum.split_once("..").unwrap_or((&momentum, &momentum));
+        Method::Replicas(Exchange {
+            codec: match value("codec", "int4").as_str() {
+                "int4" => Codec::Int4,
+                "f32" => Codec::F32,
+                other => bail!("{other}: expected int4 or f32"),
+            },
+            moments: match value("moments", "sealed").as_str() {
+                "sealed" => Moments::Sealed,
+                "kept" => Moments::Kept,
+                other => bail!("{other}: expected sealed or kept"),
+            },
+            outer_lr: number(outer)?,
+            outer_momentum: [number(first)?, number(last)?],
+        })
+    } else {
+        Method::OneProcess
     };
-    let lr = number(1).context("name the learning rate")?;
-    let seed = number(2).context("name the seed")? as u64;
-    let plan = Plan { method, lr, seed, size: WHOLE };
-    let outcome = Runs::in_folder(folder.into(), if code { Text::Code } else { Text::Prose })?
-        .outcome(&plan)?;
+    let text = match value("text", "prose").as_str() {
+        "prose" => Text::Prose,
+        "code" => Text::Code,
+        other => bail!("{other}: expected prose or code"),
+    };
+    let (lr, seed) = (number(&value("lr", "0.002"))?, number(&value("seed", "1"))? as u64);
+    let beta2 = number(&value("beta2", "0.95"))?;
+    let plan = Plan { method, lr, seed, size: WHOLE, beta2 };
+    let outcome = Runs::in_folder(folder.into(), text)?.outcome(&plan)?;
     println!("{}", serde_json::to_string(&(plan, outcome))?);
     Ok(())
 }

@@ -52,6 +52,18 @@ words! {
         "It uses at most {percent} % of {threads}."
         "最多使用 {threads} 的 {percent} %。"
     }
+    city_unreachable(address: &str, why: &str) {
+        "The city cannot be reached at {address}: {why}. Trying on; Ctrl-C ends it."
+        "连接不到城市（{address}）：{why}。会继续尝试；按 Ctrl-C 结束。"
+    }
+    city_lost(city: &str) {
+        "The connection to city {city} is gone. Trying on."
+        "与城市 {city} 的连接已断开，正在重试。"
+    }
+    city_again(city: &str) {
+        "Connected to city {city}."
+        "已连接到城市 {city}。"
+    }
     threads_all() { "all cores" "全部核心" }
     threads_one() { "one core" "一个核心" }
     threads_some(count: u32) { "{count} cores" "{count} 个核心" }

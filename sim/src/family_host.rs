@@ -96,6 +96,7 @@ impl FamilyHost {
             city: who.city,
             ticket: who.ticket.clone(),
             name: who.name.clone(),
+            share_percent: 100,
             memory_bytes: 1 << 30,
             limits: who.limits,
             saved: Saved { chains, pending },

@@ -4,11 +4,12 @@ use super::{ending, stop_flag};
 use crate::arguments::Join;
 use crate::context::{Context, block_on};
 use crate::exit::{At as _, Class, Failure, Whose};
+use crate::language::Language;
 use crate::words;
 use serde_json::json;
 use std::path::Path;
 use suanli_base::{Bytes, Time};
-use suanli_host::control::{FamilyOptions, Limits};
+use suanli_host::control::{FamilyNote, FamilyOptions, Limits};
 use suanli_identity::{Role, Ticket};
 
 /// The most bytes a file with a ticket may have.
@@ -44,6 +45,7 @@ async fn join(context: &Context, arguments: Join, ticket: Option<Ticket>) -> Res
     };
     let program = std::env::current_exe().at("find", "this program")?;
     let (_stopper, stop) = stop_flag(arguments.parent.stop_on_eof)?;
+    let (notes, mut when_noted) = tokio::sync::mpsc::unbounded_channel();
     let (ready, when_ready) = tokio::sync::oneshot::channel();
     let options = FamilyOptions {
         folder,
@@ -53,7 +55,16 @@ async fn join(context: &Context, arguments: Join, ticket: Option<Ticket>) -> Res
         worker: vec![program.into_os_string(), "worker".into()],
         stop: stop.clone(),
         ready: Some(ready),
+        notes: Some(notes),
     };
+    let listener = context.clone();
+    tokio::spawn(async move {
+        while let Some(note) = when_noted.recv().await {
+            if !listener.quiet {
+                eprintln!("suanli: {}", note_in_words(listener.language, &note));
+            }
+        }
+    });
     let speaker = context.clone();
     tokio::spawn(async move {
         if let Ok(ready) = when_ready.await {
@@ -80,6 +91,19 @@ async fn join(context: &Context, arguments: Join, ticket: Option<Ticket>) -> Res
     suanli_host::family::run(options).await?;
     context.say(words::stopped(context.language));
     ending(&stop)
+}
+
+fn note_in_words(language: Language, note: &FamilyNote) -> String {
+    let plain = crate::show::printable;
+    match note {
+        FamilyNote::Unreachable { address, why } => {
+            words::city_unreachable(language, &plain(address), &plain(why))
+        }
+        FamilyNote::Lost { city } => words::city_lost(language, &city.short()),
+        FamilyNote::Again { city } => words::city_again(language, &city.short()),
+        FamilyNote::Other(text) => plain(text),
+        other => format!("{other:?}"),
+    }
 }
 
 /// A ticket from its text, or from a file that holds it.

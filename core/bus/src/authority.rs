@@ -14,6 +14,9 @@ use suanli_log::{Entry, JobPhase, LeaseEnd, LeaseRecord, Private};
 
 /// How long a member is told to wait when nothing better is known.
 const RETRY: Duration = Duration(500);
+/// A member that asks again this soon after a lease was granted has not heard of it: the same
+/// lease is offered again. Later, what is left of the round asks for another.
+const OFFER_AGAIN: Duration = Duration(15_000);
 /// A replica hands in what it has when its lease has lasted this much longer than planned
 /// (in thousandths), so that a slow one is late rather than lost.
 const OVERTIME_PER_MILLE: u64 = 1250;
@@ -136,7 +139,8 @@ impl Authority {
     /// A member asks for work.
     pub fn ask(&mut self, state: &CityState, now: Time, node: NodeId, ask: &Ask) -> Decision {
         let Some(live) = self.live.get_mut(&node) else { return Decision::default() };
-        (live.seen, live.asked, live.waiting, live.paused) = (now, true, false, false);
+        let asked_before = core::mem::replace(&mut live.asked, true);
+        (live.seen, live.waiting, live.paused) = (now, false, false);
         (live.memory_bytes, live.steps) = (ask.memory_bytes, 0);
         if ask.rate > 0 {
             live.rate = ask.rate;
@@ -144,7 +148,14 @@ impl Authority {
         if self.stopping {
             return Decision::wait(node, WaitReason::Stopping);
         }
-        let lost = state.lease_of(node).map(|record| record.lease);
+        let open = state.lease_of(node);
+        // Over another connection it may have crashed with half of the time gone: that is a new
+        // request.
+        let unheard = |record: &&LeaseRecord| asked_before && unheard(record, state, now, ask);
+        if let Some(record) = open.filter(unheard) {
+            return Decision::answer(node, ToMember::Offer(record.clone()));
+        }
+        let lost = open.map(|record| record.lease);
         let mut decision = match self.choose(state, node, ask) {
             None => Decision::wait(node, WaitReason::NoJob),
             Some((id, job)) => self.grant(state, now, node, ask, id, job, lost),
@@ -449,6 +460,19 @@ impl Authority {
             live.waiting = false;
         }
     }
+}
+
+/// Whether an open lease is what this request is to be answered with: granted a moment ago, for
+/// the version and from the private state that the member still has.
+fn unheard(record: &LeaseRecord, state: &CityState, now: Time, ask: &Ask) -> bool {
+    let job = state.jobs.get(&record.job);
+    let open = job.is_some_and(|job| job.phase == JobPhase::Running && job.closing.is_none());
+    let same_private = match record.private {
+        Private::Sealed(hash) => ask.private == hash,
+        Private::Fresh => true,
+    };
+    let young = now.since(record.time).0 < OFFER_AGAIN.0;
+    open && young && same_private && ask.have == Some((record.job, record.base))
 }
 
 /// Where a lease of about `wanted` steps finds its data: a returned stretch that is at least half

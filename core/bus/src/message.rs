@@ -50,10 +50,12 @@ pub enum ToCity {
         /// Whether it stands still.
         paused: bool,
     },
-    /// What the owner calls this machine; shown, never decided by.
+    /// What the owner says of this machine; shown, never decided by.
     Introduce {
-        /// At most `NAME_CHARS_MAX` characters count.
+        /// Its name; at most `NAME_CHARS_MAX` characters count.
         name: String,
+        /// The owner's limit of CPU share, 1 to 100.
+        share_percent: u8,
     },
     /// Gone for good.
     Farewell,

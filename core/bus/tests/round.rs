@@ -13,7 +13,7 @@ use suanli_bus::{
     WaitReason,
 };
 use suanli_identity::{Role, SecretKey, Signed};
-use suanli_log::{Entry, LeaseRecord, StateBlobs};
+use suanli_log::{Entry, LeaseRecord, Private, StateBlobs};
 use suanli_params::{Codec, apply_update, decode};
 
 const BLOBS: StateBlobs =
@@ -215,6 +215,32 @@ fn a_member_without_the_version_is_told_to_get_it_and_one_without_memory_to_wait
     let small = Ask { memory_bytes: 1, ..ask(&state, job, 100) };
     let decision = authority.ask(&state, Time(0), member(1), &small);
     assert_eq!(wait_reason(&decision.answers), Some(WaitReason::TooLittleMemory));
+}
+
+#[test]
+fn a_member_that_asks_again_is_offered_its_open_lease_until_it_has_a_new_connection() {
+    let (mut state, job) = founded(1);
+    let mut authority = Authority::default();
+    authority.connected(Time(0), member(1));
+    let request = ask(&state, job, 1000);
+    let decision = authority.ask(&state, Time(0), member(1), &request);
+    let [record] = &write(&mut state, &decision.entries)[..] else { panic!("one lease") };
+
+    let again = authority.ask(&state, Time(10_000), member(1), &request);
+    assert!(again.entries.is_empty(), "{:?}", again.entries);
+    assert_eq!(again.answers, [(member(1), ToMember::Offer(record.clone()))]);
+
+    // With another state it would train something else than what the lease records.
+    let other = Ask { private: Hash::of(b"other"), ..request };
+    let sealed = LeaseRecord { private: Private::Sealed(Hash::of(b"this")), ..record.clone() };
+    let mut from_sealed = state.clone();
+    from_sealed.leases.insert(record.lease, sealed);
+    let decision = authority.ask(&from_sealed, Time(10_000), member(1), &other);
+    assert!(matches!(decision.entries[..], [Entry::LeaseEnded { .. }, Entry::Leased(_)]));
+
+    authority.connected(Time(11_000), member(1));
+    let decision = authority.ask(&state, Time(11_000), member(1), &request);
+    assert!(matches!(decision.entries[..], [Entry::LeaseEnded { .. }, Entry::Leased(_)]));
 }
 
 #[test]

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use suanli_engine::Cancel;
 use suanli_host::control::{
-    CityInit, CityOptions, CityReady, CityStatus, Client, ControlReply, ControlRequest,
+    CityInit, CityOptions, CityReady, CityStatus, Client, ControlReply, ControlRequest, FamilyNote,
     FamilyOptions, JobState, Limits, Refusal, Stop, StopReason, Stopper,
 };
 use suanli_host::{city, family, job, worker};
 use suanli_store::job_file::JobFile;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 /// What the other tests start. By itself it does nothing: its input is no socket of an agent.
@@ -50,15 +50,25 @@ async fn start_city(folder: &Path) -> (Running, CityReady) {
 }
 
 fn start_family(folder: PathBuf, name: &str, ready: &CityReady) -> Running {
+    start_noted_family(folder, name, ready, None)
+}
+
+fn start_noted_family(
+    folder: PathBuf,
+    name: &str,
+    ready: &CityReady,
+    notes: Option<mpsc::UnboundedSender<FamilyNote>>,
+) -> Running {
     let (stopper, stop): (Stopper, Stop) = Stopper::new();
     let options = FamilyOptions {
         folder,
         ticket: ready.ticket.clone(),
         name: Some(name.into()),
-        limits: Limits { threads: Some(1), ..Limits::default() },
+        limits: Limits { threads: Some(1), share_percent: 70, ..Limits::default() },
         worker: program(),
         stop,
         ready: None,
+        notes,
     };
     (stopper, tokio::spawn(family::run(options)))
 }
@@ -144,5 +154,38 @@ async fn two_families_train_a_job_to_its_end_and_the_loss_falls() {
     for family in families {
         stop(family).await;
     }
+    stop(city).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_reads_that_the_city_is_away_and_that_the_family_has_left() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("city");
+    city::init(&folder, &CityInit { name: "test".into() }).unwrap();
+    let (city, ready) = start_city(&folder).await;
+    stop(city).await;
+    let (notes, mut noted) = mpsc::unbounded_channel();
+    let home = root.path().join("a");
+    let family = start_noted_family(home.clone(), "a", &ready, Some(notes));
+    let note = noted.recv().await.unwrap();
+    assert!(
+        matches!(&note, FamilyNote::Unreachable { address, .. } if *address == ready.addresses[0])
+    );
+
+    let (city, again) = start_city(&folder).await;
+    assert_eq!(again.addresses, ready.addresses, "a city takes its port again");
+    assert_eq!(noted.recv().await.unwrap(), FamilyNote::Again { city: ready.city });
+    let joined = until(&folder, |status| {
+        status.members.first().is_some_and(|member| member.share_percent == Some(70))
+    });
+    assert_eq!(joined.await.members[0].name, "a");
+    let mut client = Client::connect(&home).await.unwrap();
+    client.call(&ControlRequest::SetShare { percent: 30 }).await.unwrap();
+    until(&folder, |status| status.members[0].share_percent == Some(30)).await;
+
+    let left = client.call(&ControlRequest::Leave).await.unwrap();
+    assert_eq!(left, ControlReply::Done, "the answer comes before the process ends");
+    family.1.await.unwrap().unwrap();
+    until(&folder, |status| status.members.is_empty()).await;
     stop(city).await;
 }

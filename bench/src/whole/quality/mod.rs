@@ -28,6 +28,8 @@ const REPLICAS_COST_MAX: f64 = 7.5;
 const RATES: [f32; 3] = [1e-3, 2e-3, 4e-3];
 const SEEDS: [u64; 3] = [1, 2, 3];
 const THREADS: usize = 2;
+/// AdamW's decay of the second moment.
+const BETA2: f32 = 0.95;
 
 /// The regime that the goals are stated for.
 pub const WHOLE: Size = Size { rounds: 40, steps: 30, replicas: 4, sequences: 4 };
@@ -115,7 +117,7 @@ impl Runs {
 
     /// The held-out loss of a run; one that diverged is worse than any.
     fn loss(&self, method: &Method, lr: f32, seed: u64, size: Size) -> Result<f64> {
-        let plan = Plan { method: method.clone(), lr, seed, size };
+        let plan = Plan { method: method.clone(), lr, seed, size, beta2: BETA2 };
         Ok(self.outcome(&plan)?.held_out.unwrap_or(f64::INFINITY))
     }
 

@@ -33,6 +33,13 @@ pub struct Plan {
     pub seed: u64,
     /// How much.
     pub size: Size,
+    /// AdamW's decay of the second moment.
+    #[serde(default = "beta2")]
+    pub beta2: f32,
+}
+
+fn beta2() -> f32 {
+    StepSettings::default().beta2
 }
 
 /// How a run trains.
@@ -94,6 +101,14 @@ pub struct Outcome {
     pub seconds: f64,
 }
 
+impl Plan {
+    fn step(&self, engine: &mut Fast, batch: &Batch<'_>, lr: f32) -> Result<()> {
+        let settings = StepSettings { lr, beta2: self.beta2, ..StepSettings::default() };
+        engine.step(batch, &settings, &Cancel::new())?;
+        Ok(())
+    }
+}
+
 impl Size {
     /// Samples that all replicas read in the whole run.
     const fn samples(&self) -> u64 {
@@ -148,7 +163,7 @@ impl Run<'_> {
                 let first = self.first();
                 let places = (0..size.replicas).map(|r| size.place(first, round, r, step));
                 let rows = self.corpus.rows(places, size.sequences);
-                take_step(&mut engine, &rows.batch(), lr)?;
+                self.plan.step(&mut engine, &rows.batch(), lr)?;
             }
             self.after_round(round, engine.params(), on_the_way)?;
         }
@@ -201,11 +216,11 @@ impl Run<'_> {
     ) -> Result<Vec<Packed>> {
         let share = replicas.len().div_ceil(self.threads.max(1));
         let rates = self.rates(round);
-        let (size, first, corpus) = (self.plan.size, self.first(), self.corpus);
+        let (plan, size, first, corpus) = (self.plan, self.plan.size, self.first(), self.corpus);
         let lease = |index: u64, replica: &mut Replica| {
             let places = |step| std::iter::once(size.place(first, round, index, step));
             let rows = (0..size.steps).map(|step| corpus.rows(places(step), size.sequences));
-            replica.lease(exchange, theta, rows, &rates)
+            replica.lease(plan, exchange, theta, rows, &rates)
         };
         let lease = &lease;
         std::thread::scope(|scope| {
@@ -282,6 +297,7 @@ struct Replica {
 impl Replica {
     fn lease(
         &mut self,
+        plan: &Plan,
         exchange: &Exchange,
         theta: &[f32],
         rows: impl Iterator<Item = super::corpus::Rows>,
@@ -289,7 +305,7 @@ impl Replica {
     ) -> Result<Packed> {
         self.engine.params_mut().copy_from_slice(theta);
         for (rows, lr) in rows.zip(rates) {
-            take_step(&mut self.engine, &rows.batch(), *lr)?;
+            plan.step(&mut self.engine, &rows.batch(), *lr)?;
         }
         if exchange.moments == Moments::Sealed {
             let sealed = self.engine.seal();
@@ -297,12 +313,6 @@ impl Replica {
         }
         Ok(pack(exchange.codec, theta, self.engine.params(), &mut self.residual)?)
     }
-}
-
-fn take_step(engine: &mut Fast, batch: &Batch<'_>, lr: f32) -> Result<()> {
-    let settings = StepSettings { lr, ..StepSettings::default() };
-    engine.step(batch, &settings, &Cancel::new())?;
-    Ok(())
 }
 
 fn diverged(error: &anyhow::Error) -> bool {
@@ -343,7 +353,7 @@ pub(super) fn fingerprint() -> Result<String> {
         exchange(Codec::F32, Moments::Kept),
         exchange(Codec::Int4, Moments::Sealed),
     ] {
-        let plan = Plan { method, lr: 4e-3, seed: 1, size };
+        let plan = Plan { method, lr: 4e-3, seed: 1, size, beta2: beta2() };
         let mut run = Run {
             plan: &plan,
             config: &config,
@@ -400,7 +410,7 @@ mod tests {
         };
         let size = Size { rounds: 4, steps: 5, replicas: 1, sequences: 4 };
         let losses = |method| {
-            let plan = Plan { method, lr: 1e-2, seed: 1, size };
+            let plan = Plan { method, lr: 1e-2, seed: 1, size, beta2: beta2() };
             let mut run = Run {
                 plan: &plan,
                 config: &config,

@@ -28,6 +28,15 @@ const CONNECTIONS_MAX: usize = 4096;
 const STAGES_MAX: usize = 4096;
 const TICK_EVERY: Duration = Duration(100);
 
+/// What a member says of itself: shown, never decided by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Its name, without control characters, at most `NAME_CHARS_MAX` of them.
+    pub name: String,
+    /// The owner's limit of CPU share, 1 to 100.
+    pub share_percent: Option<u8>,
+}
+
 /// A city without its disk, sockets and clock.
 #[derive(Debug)]
 pub struct CityNode {
@@ -37,7 +46,7 @@ pub struct CityNode {
     state: CityState,
     authority: Authority,
     conns: BTreeMap<ConnId, Conn>,
-    names: BTreeMap<NodeId, String>,
+    told: BTreeMap<NodeId, Told>,
     regions: BTreeMap<RegionName, Served>,
     older: BTreeMap<(RegionName, u64), Served>,
     content: BTreeMap<Hash, Arc<RegionInfo>>,
@@ -129,7 +138,7 @@ impl CityNode {
             state,
             authority: Authority::default(),
             conns: BTreeMap::new(),
-            names: BTreeMap::new(),
+            told: BTreeMap::new(),
             regions: BTreeMap::new(),
             older: BTreeMap::new(),
             content,
@@ -164,10 +173,10 @@ impl CityNode {
         &self.authority
     }
 
-    /// What a member calls itself.
+    /// What a member says of itself, since this city began to run.
     #[must_use]
-    pub fn name_of(&self, node: NodeId) -> Option<&str> {
-        self.names.get(&node).map(String::as_str)
+    pub fn told_by(&self, node: NodeId) -> Option<&Told> {
+        self.told.get(&node)
     }
 
     /// Takes one input.
@@ -312,8 +321,9 @@ impl CityNode {
         }
     }
 
-    fn introduce(&mut self, node: NodeId, name: &str) {
-        let plain = name.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect();
-        self.names.insert(node, plain);
+    fn introduce(&mut self, node: NodeId, name: &str, share_percent: u8) {
+        let name = name.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect();
+        let share_percent = Some(share_percent).filter(|share| (1..=100).contains(share));
+        self.told.insert(node, Told { name, share_percent });
     }
 }

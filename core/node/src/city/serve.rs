@@ -102,7 +102,9 @@ impl CityNode {
         let trains = matches!(role, Role::Train | Role::Operate);
         self.respond(id, token, Reply::Delivered);
         match message {
-            ToCity::Introduce { name } => self.introduce(peer, &name),
+            ToCity::Introduce { name, share_percent } => {
+                self.introduce(peer, &name, share_percent);
+            }
             ToCity::Heads { job, from } => self.heads(id, peer, job, from),
             ToCity::Submit { spec } if trains => self.submit(spec, peer, ReplyTo::Conn(id)),
             ToCity::Move { job, to } if trains => {

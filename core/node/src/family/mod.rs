@@ -32,6 +32,8 @@ pub struct Setup {
     pub ticket: Vec<u8>,
     /// What the owner calls this machine.
     pub name: String,
+    /// The owner's limit of CPU share, 1 to 100.
+    pub share_percent: u8,
     /// Memory lent.
     pub memory_bytes: u64,
     /// Bounds of the session.
@@ -47,6 +49,7 @@ pub struct FamilyNode {
     city: suanli_base::CityId,
     ticket: Vec<u8>,
     name: String,
+    share_percent: u8,
     memory_bytes: u64,
     limits: Limits,
     now: Time,
@@ -88,6 +91,7 @@ impl FamilyNode {
             city,
             ticket: setup.ticket,
             name: setup.name,
+            share_percent: setup.share_percent,
             memory_bytes: setup.memory_bytes,
             limits: setup.limits,
             now,
@@ -144,12 +148,14 @@ impl FamilyNode {
             Input::Frame(frame) => self.frame(frame),
             Input::Tick => self.tick(),
             Input::Done(done) => self.done(done),
-            Input::Owner(owner) => {
-                self.happened(match owner {
-                    Owner::Pause => Happened::Pause,
-                    Owner::Resume => Happened::Resume,
-                    Owner::Leave => Happened::Leave,
-                });
+            Input::Owner(Owner::Pause) => self.happened(Happened::Pause),
+            Input::Owner(Owner::Resume) => self.happened(Happened::Resume),
+            Input::Owner(Owner::Leave) => self.happened(Happened::Leave),
+            Input::Owner(Owner::Share(percent)) => {
+                self.share_percent = percent;
+                if self.admitted {
+                    self.introduce();
+                }
             }
         }
     }
@@ -254,10 +260,14 @@ impl FamilyNode {
         }
     }
 
+    fn introduce(&mut self) {
+        let (name, share_percent) = (self.name.clone(), self.share_percent);
+        self.send(&ToCity::Introduce { name, share_percent });
+    }
+
     fn welcomed(&mut self) {
         self.admitted = true;
-        let name = self.name.clone();
-        self.send(&ToCity::Introduce { name });
+        self.introduce();
         let jobs: Vec<JobId> = self.jobs.keys().copied().collect();
         for job in jobs {
             self.subscribe(job);

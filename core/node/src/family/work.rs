@@ -33,6 +33,8 @@ pub enum Owner {
     Pause,
     /// To lend it again.
     Resume,
+    /// Another limit of CPU share, 1 to 100: the city is told.
+    Share(u8),
     /// To leave, with the work so far handed in.
     Leave,
 }

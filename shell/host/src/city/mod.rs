@@ -140,6 +140,7 @@ pub async fn serve(options: CityOptions) -> Result<(), Refusal> {
         let _ = ready.send(CityReady { city, addresses, ticket: ticket.ok() });
     }
     let ended = process.serve(calls, done, wire_events, options.stop).await;
+    process.control.settle().await;
     drop(process);
     measuring.abort();
     let _ = measuring.await;

@@ -55,7 +55,7 @@ impl Process {
                     tokens_per_s: live.map_or(0.0, |live| f64::from(live.rate)),
                     tokens: total(|c| c.tokens.0),
                     contributions: total(|c| c.contributions),
-                    share_percent: None,
+                    share_percent: self.node.told_by(*node).and_then(|told| told.share_percent),
                     bytes_up: traffic.up,
                     bytes_down: traffic.down,
                     last_seen_ms: live.map_or(0, |live| now.since(live.seen).0),
@@ -150,7 +150,8 @@ impl Process {
     }
 
     fn name_of(&self, node: NodeId) -> String {
-        let said = self.node.name_of(node).filter(|name| !name.is_empty());
+        let said = self.node.told_by(node).map(|told| told.name.as_str());
+        let said = said.filter(|name| !name.is_empty());
         said.map_or_else(|| node.short(), str::to_string)
     }
 

@@ -24,7 +24,8 @@ pub use message::{
     Answer, ControlReply, ControlRequest, Greeting, NodeKind, Refusal, RefusalClass, StatusEvent,
 };
 pub use options::{
-    CityInit, CityOptions, CityReady, FamilyOptions, FamilyReady, Limits, SHARE_PERCENT_MAX,
+    CityInit, CityOptions, CityReady, FamilyNote, FamilyOptions, FamilyReady, Limits,
+    SHARE_PERCENT_MAX,
 };
 pub use server::{ControlCall, ControlServer};
 pub use socket::SOCKET_NAME;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use suanli_base::{Bytes, CityId, NodeId};
 use suanli_identity::Ticket;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// A share of CPU time is a number from 1 to this.
 pub const SHARE_PERCENT_MAX: u8 = 100;
@@ -80,6 +80,33 @@ pub struct FamilyOptions {
     pub stop: Stop,
     /// Told once, when the family is connected.
     pub ready: Option<oneshot::Sender<FamilyReady>>,
+    /// Told what its owner may want to read while it runs.
+    pub notes: Option<mpsc::UnboundedSender<FamilyNote>>,
+}
+
+/// What the owner of a family may want to read while it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FamilyNote {
+    /// The city cannot be reached; attempts go on by themselves.
+    Unreachable {
+        /// Where it was looked for.
+        address: String,
+        /// What came of it.
+        why: String,
+    },
+    /// The connection to the city is gone; attempts go on by themselves.
+    Lost {
+        /// The city, as [`FamilyReady`] names it.
+        city: CityId,
+    },
+    /// Connected again after one of these.
+    Again {
+        /// The city.
+        city: CityId,
+    },
+    /// Something else, in words.
+    Other(String),
 }
 
 /// A family is connected to its city.

@@ -23,6 +23,8 @@ const EVENTS_KEPT_MAX: usize = 256;
 const WATCH_INTERVAL_MS_MIN: u64 = 50;
 /// A caller that neither reads nor writes this long while it should is dropped.
 const STALL_S_MAX: u64 = 30;
+/// How long the end of a process waits for answers that are being written.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
 
 /// A request that waits for the loop's answer.
 #[derive(Debug)]
@@ -51,6 +53,7 @@ pub struct ControlServer {
     folder: PathBuf,
     events: broadcast::Sender<StatusEvent>,
     accepting: tokio::task::JoinHandle<()>,
+    answering: Arc<Semaphore>,
 }
 
 impl ControlServer {
@@ -71,9 +74,18 @@ impl ControlServer {
             .map_err(ControlError::io("open the control socket in", folder))?;
         let (calls, receiver) = mpsc::channel(CALLS_WAITING_MAX);
         let events = broadcast::channel(EVENTS_KEPT_MAX).0;
-        let desk = Desk { kind, calls, events: events.clone() };
+        let answering = Arc::new(Semaphore::new(CALLERS_MAX));
+        let desk = Desk { kind, calls, events: events.clone(), answering: answering.clone() };
         let accepting = tokio::spawn(accept(listener, desk));
-        Ok((Self { folder: folder.into(), events, accepting }, receiver))
+        Ok((Self { folder: folder.into(), events, accepting, answering }, receiver))
+    }
+
+    /// Waits until every answer given so far is written: whoever asked for the end of this process
+    /// is to read that it ends. Not longer than a moment, whatever a caller does.
+    pub async fn settle(&self) {
+        let all = u32::try_from(CALLERS_MAX).unwrap_or(u32::MAX);
+        // A caller that does not read its answer goes without.
+        let _ = tokio::time::timeout(SETTLE_MAX, self.answering.acquire_many(all)).await;
     }
 
     /// Tells everyone who watches. Nobody watching is fine.
@@ -94,6 +106,8 @@ struct Desk {
     kind: NodeKind,
     calls: mpsc::Sender<ControlCall>,
     events: broadcast::Sender<StatusEvent>,
+    /// A permit is held from a request until its answer is written.
+    answering: Arc<Semaphore>,
 }
 
 async fn accept(listener: UnixListener, desk: Desk) {
@@ -144,7 +158,12 @@ async fn serve(stream: UnixStream, desk: Desk) -> Result<(), ControlError> {
             Ok(ControlRequest::Watch { interval_ms }) => {
                 return watch(&desk, interval_ms, &mut reader, &mut writer).await;
             }
-            Ok(request) => write_line(&mut writer, &desk.ask(request).await).await?,
+            Ok(request) => {
+                let answering = desk.answering.acquire().await;
+                let reply = desk.ask(request).await;
+                write_line(&mut writer, &reply).await?;
+                drop(answering);
+            }
             Err(error) => {
                 let refusal = Refusal::new(
                     RefusalClass::Usage,

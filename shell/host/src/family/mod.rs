@@ -7,8 +7,8 @@ mod settings;
 
 use crate::clock::Clock;
 use crate::control::{
-    Answer, ControlCall, ControlReply, ControlRequest, ControlServer, FamilyOptions, FamilyReady,
-    FamilyState, FamilyStatus, LimitsStatus, NodeKind, Refusal, RefusalClass, Stop,
+    Answer, ControlCall, ControlReply, ControlRequest, ControlServer, FamilyNote, FamilyOptions,
+    FamilyReady, FamilyState, FamilyStatus, LimitsStatus, NodeKind, Refusal, RefusalClass, Stop,
 };
 use crate::net::{self, Wire, WireEvent};
 use bulk::{Bulk, Program, Shared};
@@ -57,6 +57,7 @@ pub async fn run(options: FamilyOptions) -> Result<(), Refusal> {
         city: settings.city,
         ticket: settings.ticket.clone(),
         name: settings.name.clone(),
+        share_percent: options.limits.share_percent,
         memory_bytes: memory_lent(),
         limits: Limits::reliable(),
         saved,
@@ -84,7 +85,7 @@ pub async fn run(options: FamilyOptions) -> Result<(), Refusal> {
         },
         shared,
         works,
-        _control: control,
+        control,
         wire: None,
         wire_out,
         links: 0,
@@ -98,6 +99,8 @@ pub async fn run(options: FamilyOptions) -> Result<(), Refusal> {
         leaving: None,
         reason: None,
         ready: options.ready,
+        notes: options.notes,
+        away: false,
         ended: None,
     };
     let ended = agent.serve(calls, done, wire_events, options.stop).await;
@@ -156,7 +159,7 @@ struct Agent {
     shared: Arc<Shared>,
     works: mpsc::UnboundedSender<Work>,
     /// Open for as long as this lives.
-    _control: ControlServer,
+    control: ControlServer,
     wire: Option<Wire>,
     wire_out: mpsc::Sender<WireEvent>,
     links: u64,
@@ -170,6 +173,9 @@ struct Agent {
     leaving: Option<Instant>,
     reason: Option<String>,
     ready: Option<oneshot::Sender<FamilyReady>>,
+    notes: Option<mpsc::UnboundedSender<FamilyNote>>,
+    /// The owner was told that there is no connection.
+    away: bool,
     ended: Option<Result<(), Refusal>>,
 }
 
@@ -190,6 +196,7 @@ impl Agent {
                 return ended;
             }
             if self.leaving.is_some_and(|since| since.elapsed() > FAREWELL_MAX) {
+                self.flush().await;
                 return Ok(());
             }
             let wake = self.node.poll_timeout();
@@ -237,7 +244,7 @@ impl Agent {
                 }
                 Output::Exit => self.ended = Some(Ok(())),
                 Output::Note(note) => {
-                    eprintln!("suanli: {note}");
+                    self.note(FamilyNote::Other(note.clone()));
                     self.reason = Some(note);
                 }
             }
@@ -245,6 +252,9 @@ impl Agent {
         self.transmit();
         if self.node.is_admitted() {
             self.redial = REDIAL_FIRST;
+            if core::mem::take(&mut self.away) {
+                self.note(FamilyNote::Again { city: self.settings.city });
+            }
             if let Some(ready) = self.ready.take() {
                 let node = self.key.node();
                 let (name, city) = (self.settings.name.clone(), self.settings.city);
@@ -268,6 +278,13 @@ impl Agent {
         let _ = self.works.send(work);
     }
 
+    fn note(&self, note: FamilyNote) {
+        if let Some(notes) = &self.notes {
+            // Whoever wanted to know has gone meanwhile.
+            let _ = notes.send(note);
+        }
+    }
+
     fn transmit(&mut self) {
         let Some(wire) = self.wire.as_mut() else { return };
         while wire.has_room() {
@@ -282,6 +299,7 @@ impl Agent {
         if let Some(wire) = self.wire.take() {
             wire.close().await;
         }
+        self.control.settle().await;
     }
 
     fn dial(&mut self, after: Duration) {
@@ -303,6 +321,13 @@ impl Agent {
             wait,
             self.wire_out.clone(),
         );
+    }
+
+    /// The address of the last attempt.
+    fn address_dialled(&self) -> String {
+        let addresses = &self.settings.addresses;
+        let at = self.address.saturating_sub(1) % addresses.len().max(1);
+        addresses.get(at).cloned().unwrap_or_default()
     }
 
     fn unplug(&mut self) {
@@ -329,6 +354,10 @@ impl Agent {
                     self.ended = Some(Err(why));
                     return;
                 }
+                if !core::mem::replace(&mut self.away, true) {
+                    let address = self.address_dialled();
+                    self.note(FamilyNote::Unreachable { address, why: why.message });
+                }
                 self.redial = (self.redial * 2).min(REDIAL_MAX);
                 self.dial(self.redial);
             }
@@ -342,6 +371,9 @@ impl Agent {
                 if self.wire.as_ref().is_some_and(|wire| wire.link() == link) {
                     self.unplug();
                     self.reason = why;
+                    if !core::mem::replace(&mut self.away, true) {
+                        self.note(FamilyNote::Lost { city: self.settings.city });
+                    }
                     self.input(Input::LinkLost);
                     self.dial(self.redial);
                 }
@@ -368,6 +400,7 @@ impl Agent {
             ControlRequest::SetShare { percent } if (1..=100).contains(percent) => {
                 self.limits.share_percent = *percent;
                 self.shared.set_share(u16::from(*percent) * 10);
+                self.input(Input::Owner(Owner::Share(*percent)));
                 Ok(ControlReply::Done)
             }
             ControlRequest::SetShare { percent } => {
