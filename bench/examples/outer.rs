@@ -8,7 +8,7 @@
 //! | `lr` | peak of the inner learning rate | 0.002 |
 //! | `seed` | of the run | 1 |
 //! | `outer` | outer learning rate; without it AdamW in one process | |
-//! | `momentum` | `FIRST` or `FIRST..LAST` | 0.5 |
+//! | `momentum` | one number, or several with commas: from the first to the last round | 0.5 |
 //! | `codec` | `int4`, `f32` | `int4` |
 //! | `moments` | `sealed`, `kept` | `sealed` |
 //! | `text` | `prose`, `code` | `prose` |
@@ -34,7 +34,6 @@ fn main() -> Result<()> {
     let number = |text: &str| text.parse::<f32>().with_context(|| format!("{text}: no number"));
     let method = if let Some(outer) = named.get("outer") {
         let momentum = value("momentum", "0.5");
-        let (first, last) = momentum.split_once("..").unwrap_or((&momentum, &momentum));
         Method::Replicas(Exchange {
             codec: match value("codec", "int4").as_str() {
                 "int4" => Codec::Int4,
@@ -47,7 +46,7 @@ fn main() -> Result<()> {
                 other => bail!("{other}: expected sealed or kept"),
             },
             outer_lr: number(outer)?,
-            outer_momentum: [number(first)?, number(last)?],
+            outer_momentum: momentum.split(',').map(number).collect::<Result<Vec<f32>>>()?,
         })
     } else {
         Method::OneProcess

@@ -75,6 +75,7 @@ fn measure_rows(bench: &str, specs: &[RowSpec], arguments: &Arguments) -> Vec<Ro
     println!("{}", row::heading());
     let mut rows = Vec::new();
     for spec in specs {
+        let begun = std::time::Instant::now();
         let measured = Session::new(bench, spec.name, arguments.length, arguments.start)
             .and_then(|mut session| (spec.run)(&mut session));
         let measured = measured.unwrap_or_else(|error| vec![Row::failed(spec.name, &error)]);
@@ -82,6 +83,7 @@ fn measure_rows(bench: &str, specs: &[RowSpec], arguments: &Arguments) -> Vec<Ro
             println!("{row}");
             rows.push(row);
         }
+        eprintln!("{}: {:.0} s", spec.name, begun.elapsed().as_secs_f64());
     }
     rows
 }

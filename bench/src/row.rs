@@ -97,10 +97,15 @@ impl Row {
         Self { name: name.into(), value, unit: unit.into(), goal, verdict, notes: Vec::new() }
     }
 
-    /// A value of the short form: its goal is shown, but holds for the whole form only.
+    /// A value of the short form: its goal is shown, but holds for the whole form only. What must
+    /// never happen must not happen in the short form either.
     pub fn short(name: &str, value: f64, unit: &str, goal: Goal) -> Self {
         let row = Self::new(name, value, unit, goal);
-        let verdict = if row.value.is_some() { Verdict::Short } else { Verdict::Failed };
+        let verdict = match (row.value, goal) {
+            (None, _) => Verdict::Failed,
+            (Some(_), Goal::Exactly(_)) => row.verdict,
+            (Some(_), _) => Verdict::Short,
+        };
         Self { verdict, ..row }
     }
 
@@ -170,10 +175,13 @@ mod tests {
     }
 
     #[test]
-    fn the_short_form_neither_meets_nor_misses() {
+    fn the_short_form_neither_meets_nor_misses_but_what_must_never_happen() {
         let goal = Goal::AtMost(1.0);
         assert_eq!(Row::short("x", 9.0, "%", goal).verdict, Verdict::Short);
         assert_eq!(Row::short("x", f64::NAN, "%", goal).verdict, Verdict::Failed);
+        let never = Goal::Exactly(0.0);
+        assert_eq!(Row::short("x", 1.0, "lost", never).verdict, Verdict::Missed);
+        assert_eq!(Row::short("x", 0.0, "lost", never).verdict, Verdict::Met);
     }
 
     #[test]

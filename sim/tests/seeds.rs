@@ -50,9 +50,9 @@ fn equal_seeds_give_equal_traces_and_others_do_not() {
 #[rustfmt::skip]
 const FOUND: &[(Bug, usize, u64)] = &[
     (Bug::AckBeforeSync, 8, 1),
-    (Bug::FailedSyncRetried, 8, 1),
+    (Bug::FailedSyncRetried, 8, 3),
     (Bug::TornEndKept, 8, 1),
-    (Bug::SnapshotUnsynced, 8, 223),
+    (Bug::SnapshotUnsynced, 20, 1),
     (Bug::BlobUnsynced, 8, 1),
     (Bug::PayloadUnchecked, 8, 3),
     (Bug::MergeInAnyOrder, 8, 0),
@@ -60,8 +60,8 @@ const FOUND: &[(Bug, usize, u64)] = &[
     (Bug::CityResidualDropped, 8, 1),
     (Bug::ResidualDropped, 8, 1),
     (Bug::ResidualNotPromoted, 8, 1),
-    (Bug::LostStateNotReset, 8, 3),
-    (Bug::PendingForgotten, 8, 2),
+    (Bug::LostStateNotReset, 8, 6),
+    (Bug::PendingForgotten, 8, 0),
     (Bug::PendingUnsynced, 8, 1),
     (Bug::UpdateAppliedTwice, 8, 0),
     (Bug::MergeUnsynced, 8, 1),
@@ -74,12 +74,12 @@ const FOUND: &[(Bug, usize, u64)] = &[
     (Bug::WeightsIgnored, 8, 0),
     (Bug::StagesMixedUp, 8, 0),
     (Bug::UnstageForgotten, 8, 0),
-    (Bug::ChainUnsynced, 8, 0),
+    (Bug::ChainUnsynced, 8, 1),
     (Bug::PromotedEarly, 8, 0),
-    (Bug::PendingRemovedFirst, 8, 20),
-    (Bug::MomentsNotReset, 8, 3),
-    (Bug::OrderIgnored, 8, 2),
-    (Bug::StepRepeated, 8, 198),
+    (Bug::PendingRemovedFirst, 8, 3),
+    (Bug::MomentsNotReset, 8, 115),
+    (Bug::OrderIgnored, 8, 0),
+    (Bug::StepRepeated, 8, 23),
 ];
 
 #[test]

@@ -13,7 +13,7 @@ use suanli_store::job_file::Length as JobLength;
 
 const DIFFERENCE_MAX: f64 = 1e-4;
 /// The Python that has torch and transformers.
-const PYTHON: &str = "SUANLI_PEER_PYTHON";
+const PYTHON: &str = "SUANLI_PYTHON";
 const TEXT: &str = "fn main() {\n    println!(\"算粒\");\n}\n";
 
 pub(super) fn spec() -> RowSpec {

@@ -15,7 +15,7 @@ use crate::{measure, show, words};
 use std::path::PathBuf;
 use std::time::Duration;
 use suanli_host::control::{CityStatus, Client, FamilyStatus, JobStatus, NodeKind, StatusEvent};
-use suanli_store::job_file::{JobFile, Length, SHORT_RUN_ROUNDS};
+use suanli_store::job_file::{JobFile, Length, TrainingSection};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
@@ -152,10 +152,7 @@ impl<'a> Stage<'a> {
             None => self.rounds_of_minutes(&job)?,
         };
         job.training.length = Length::Rounds(rounds);
-        if rounds >= SHORT_RUN_ROUNDS {
-            (job.training.outer_lr, job.training.outer_momentum) = (0.7, 0.9);
-            job.training.outer_momentum_end = 0.9;
-        }
+        (job.training.outer_lr, job.training.outer_momentum) = TrainingSection::outer(rounds);
         self.place.remember(&self.record)?;
         self.place.write("job.toml", &job.to_toml())
     }

@@ -12,6 +12,8 @@ pub const JOB_FORMAT: u16 = 1;
 pub const SPEC_BYTES_MAX: usize = 64 << 10;
 const SHARDS_MAX: usize = 256;
 const STEPS_MAX: u32 = 10_000;
+/// The most points of an outer momentum.
+pub const MOMENTUM_POINTS_MAX: usize = 16;
 /// A head names every contribution it merged and must fit a control message.
 const REPLICAS_MAX: u32 = 256;
 
@@ -71,7 +73,7 @@ pub struct ShardSpec {
 }
 
 /// How it learns.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Training {
     /// Inner steps a round of a replica of mean speed (H).
     pub inner_steps: u32,
@@ -91,10 +93,10 @@ pub struct Training {
     pub clip: f32,
     /// Outer learning rate.
     pub outer_lr: f32,
-    /// Outer Nesterov momentum before anything is committed.
-    pub outer_momentum: f32,
-    /// The same at the end of the schedule; in between it grows with the committed tokens.
-    pub outer_momentum_end: f32,
+    /// Outer Nesterov momentum at points that divide the schedule evenly, the first before anything
+    /// is committed, the last at its end; linear in the committed tokens between them. At most
+    /// [`MOMENTUM_POINTS_MAX`].
+    pub outer_momentum: Vec<f32>,
     /// How updates travel, both ways.
     pub codec: Codec,
     /// Rounds to commit; 0 when `tokens` decides.
@@ -146,13 +148,22 @@ pub enum SpecError {
 
 impl Training {
     /// The outer momentum of a round that starts when `tokens` are committed. With few rounds a
-    /// large momentum has no time to pay back what it costs at first, so it grows.
+    /// large momentum has no time to pay back what it costs at first, and at the end what it
+    /// carries on of the rounds before is noise: so it grows and falls again.
     #[must_use]
     pub fn outer_momentum_at(&self, tokens: Tokens) -> f32 {
         let share = (tokens.0 as f64 / self.schedule.total.0 as f64).min(1.0);
-        let (first, last) = (f64::from(self.outer_momentum), f64::from(self.outer_momentum_end));
-        (first + (last - first) * share) as f32
+        outer_momentum_at(&self.outer_momentum, share)
     }
+}
+
+/// The outer momentum after a share of the schedule, 0 to 1, from points that divide it evenly.
+#[must_use]
+pub fn outer_momentum_at(points: &[f32], share: f64) -> f32 {
+    let at = share * points.len().saturating_sub(1) as f64;
+    let point = |index: usize| points.get(index).or(points.last()).map_or(0.0, |p| f64::from(*p));
+    let (from, to) = (point(at as usize), point(at as usize + 1));
+    (from + (to - from) * at.fract()) as f32
 }
 
 impl JobSpec {
@@ -216,7 +227,7 @@ impl JobSpec {
             .iter()
             .chain([&d.held_out])
             .all(|s| s.samples.checked_mul(width) == Some(s.bytes));
-        let rules: [(&'static str, bool, &'static str, f64); 23] = [
+        let rules: [(&'static str, bool, &'static str, f64); 22] = [
             (
                 "name",
                 self.name.chars().count() <= 64,
@@ -302,15 +313,10 @@ impl JobSpec {
             ),
             (
                 "training.outer_momentum",
-                (0.0..1.0).contains(&t.outer_momentum),
-                "0 up to 1",
-                f64::from(t.outer_momentum),
-            ),
-            (
-                "training.outer_momentum_end",
-                (0.0..1.0).contains(&t.outer_momentum_end),
-                "0 up to 1",
-                f64::from(t.outer_momentum_end),
+                (1..=MOMENTUM_POINTS_MAX).contains(&t.outer_momentum.len())
+                    && t.outer_momentum.iter().all(|momentum| (0.0..1.0).contains(momentum)),
+                "1 to 16 numbers from 0 up to 1",
+                t.outer_momentum.iter().copied().map(f64::from).fold(0.0, f64::max),
             ),
             (
                 "training.rounds",

@@ -68,8 +68,7 @@ fn spec() -> JobSpec {
             weight_decay: 0.1,
             clip: 1.0,
             outer_lr: 0.9,
-            outer_momentum: 0.2,
-            outer_momentum_end: 0.8,
+            outer_momentum: vec![0.2, 0.8, 0.4],
             codec: Codec::Int4,
             rounds: 3,
             tokens: Tokens(0),
@@ -451,9 +450,11 @@ proptest! {
 }
 
 #[test]
-fn outer_momentum_grows_with_committed_tokens_and_stays_at_its_end() {
+fn outer_momentum_goes_from_point_to_point_with_committed_tokens_and_stays_at_its_end() {
     let training = spec().training;
-    assert_eq!(training.outer_momentum_at(Tokens(0)), 0.2);
-    assert!((training.outer_momentum_at(Tokens(50_000)) - 0.5).abs() < 1e-6);
-    assert_eq!(training.outer_momentum_at(Tokens(1_000_000)), 0.8);
+    let all = [0, 25_000, 50_000, 75_000, 100_000, 1_000_000].map(Tokens);
+    let found = all.map(|tokens| training.outer_momentum_at(tokens));
+    for (found, expected) in found.into_iter().zip([0.2, 0.5, 0.8, 0.6, 0.4, 0.4]) {
+        assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+    }
 }

@@ -186,8 +186,7 @@ fn training_of(file: &JobFile) -> Training {
         weight_decay: t.weight_decay as f32,
         clip: t.clip as f32,
         outer_lr: t.outer_lr as f32,
-        outer_momentum: t.outer_momentum as f32,
-        outer_momentum_end: t.outer_momentum_end as f32,
+        outer_momentum: t.outer_momentum.iter().map(|momentum| *momentum as f32).collect(),
         codec: match t.codec {
             CodecName::Int4 => Codec::Int4,
             CodecName::F32 => Codec::F32,

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use suanli_base::Hash;
 use suanli_engine::ModelConfig;
 use suanli_params::Codec;
+use suanli_store::job_file::TrainingSection;
 
 /// Per cent, over three seeds.
 const INT4_COST_MAX: f64 = 0.5;
@@ -38,8 +39,10 @@ const SHORT: Size = Size { rounds: 2, steps: 5, replicas: 4, sequences: 4 };
 
 /// The exchange of the product's defaults, in a codec.
 #[must_use]
-pub const fn exchange(codec: Codec, moments: Moments) -> Exchange {
-    Exchange { codec, moments, outer_lr: 0.9, outer_momentum: [0.5, 0.5] }
+pub fn exchange(codec: Codec, moments: Moments) -> Exchange {
+    let (outer_lr, outer_momentum) = TrainingSection::outer(WHOLE.rounds);
+    let outer_momentum = outer_momentum.iter().map(|momentum| *momentum as f32).collect();
+    Exchange { codec, moments, outer_lr: outer_lr as f32, outer_momentum }
 }
 
 pub(super) fn spec() -> RowSpec {
@@ -148,8 +151,9 @@ fn name(plan: &Plan) -> String {
                 Moments::Kept => "kept",
                 Moments::Sealed => "sealed",
             };
-            let ([from, to], lr) = (exchange.outer_momentum, exchange.outer_lr);
-            format!("{}-{moments}-outer-{lr}-{from}-{to}", exchange.codec)
+            let momentum = exchange.outer_momentum.iter().map(f32::to_string);
+            let momentum = momentum.collect::<Vec<String>>().join("-");
+            format!("{}-{moments}-outer-{}-{momentum}", exchange.codec, exchange.outer_lr)
         }
     };
     format!("{method}-lr-{lr}-seed-{seed}")

@@ -9,7 +9,7 @@ use suanli_base::{Hash, Random, Tokens};
 use suanli_bus::merge::{
     Outer, OuterState, Packed, Part, check_payload, clips, merge, pack, payload_len,
 };
-use suanli_bus::{Schedule, Shape};
+use suanli_bus::{Schedule, Shape, outer_momentum_at};
 use suanli_engine::{
     Batch, Cancel, Engine, Fast, ModelConfig, StepError, StepSettings, initial_params,
 };
@@ -61,8 +61,8 @@ pub struct Exchange {
     pub moments: Moments,
     /// Outer learning rate.
     pub outer_lr: f32,
-    /// Outer Nesterov momentum in the first round and in the last, linear in between.
-    pub outer_momentum: [f32; 2],
+    /// Outer Nesterov momentum at points that divide the run evenly, linear in between.
+    pub outer_momentum: Vec<f32>,
 }
 
 /// What becomes of AdamW's moments at the end of a round.
@@ -190,11 +190,10 @@ impl Run<'_> {
             let parts = packed.iter().zip(clips(&norms));
             let parts = parts.map(|(p, clip)| Part { payload: &p.payload, weight, clip });
             let parts: Vec<Part<'_>> = parts.collect();
-            let share = round as f32 / (size.rounds - 1).max(1) as f32;
-            let [from, to] = exchange.outer_momentum;
+            let share = round as f64 / size.rounds as f64;
             let outer = Outer {
                 lr: exchange.outer_lr,
-                momentum: from + (to - from) * share,
+                momentum: outer_momentum_at(&exchange.outer_momentum, share),
                 codec: exchange.codec,
             };
             let state =
@@ -344,7 +343,7 @@ pub(super) fn fingerprint() -> Result<String> {
     let corpus = Corpus::new("random".into(), 17, draw(128), draw(8))?;
     let size = Size { rounds: 2, steps: 3, replicas: 2, sequences: 2 };
     let exchange = |codec, moments| {
-        let (outer_lr, outer_momentum) = (0.9, [0.5, 0.5]);
+        let (outer_lr, outer_momentum) = (0.9, vec![0.5]);
         Method::Replicas(Exchange { codec, moments, outer_lr, outer_momentum })
     };
     let mut all = String::new();
@@ -425,7 +424,7 @@ mod tests {
             codec: Codec::F32,
             moments: Moments::Kept,
             outer_lr: 1.0,
-            outer_momentum: [0.0, 0.0],
+            outer_momentum: vec![0.0],
         }));
         assert!((alone - merged).abs() < 1e-3 * alone, "{alone} {merged}");
         assert!(alone < 4.5, "it learns that there are sixteen tokens: {alone}");

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{JOB_FILE_BYTES_MAX, JobFileError};
+use super::{JOB_FILE_BYTES_MAX, JobFileError, MOMENTUM_POINTS_MAX};
 
 type Keys = &'static [(&'static str, &'static [&'static str])];
 
@@ -116,15 +116,38 @@ impl<'a> Section<'a> {
     ) -> Result<f64, JobFileError> {
         let Some(value) = self.value(key) else { return Ok(fallback) };
         let expected = || format!("a number from {:?} to {:?}", range.start(), range.end());
-        let number = match value.get_ref() {
-            DeValue::Float(float) => float.as_str().parse::<f64>().ok(),
-            DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str().parse().ok(),
-            _ => None,
-        };
-        match number {
+        match decimal(value.get_ref()) {
             None => Err(self.wrong_type(key, value, expected())),
             Some(number) if range.contains(&number) => Ok(number),
             Some(number) => Err(self.out_of_range(key, value, expected(), format!("{number:?}"))),
+        }
+    }
+
+    /// One number, or several.
+    pub(super) fn course(
+        &self,
+        key: &str,
+        range: RangeInclusive<f64>,
+        fallback: &[f64],
+    ) -> Result<Vec<f64>, JobFileError> {
+        let Some(value) = self.value(key) else { return Ok(fallback.to_vec()) };
+        let (start, end) = (range.start(), range.end());
+        let expected = || {
+            format!(
+                "a number or a list of at most {MOMENTUM_POINTS_MAX}, each from {start:?} to {end:?}"
+            )
+        };
+        let found = match value.get_ref() {
+            DeValue::Array(points) if (1..=MOMENTUM_POINTS_MAX).contains(&points.len()) => {
+                points.iter().map(|point| decimal(point.get_ref())).collect()
+            }
+            DeValue::Array(_) => None,
+            one => decimal(one).map(|number| vec![number]),
+        };
+        match found {
+            None => Err(self.wrong_type(key, value, expected())),
+            Some(points) if points.iter().all(|point| range.contains(point)) => Ok(points),
+            Some(points) => Err(self.out_of_range(key, value, expected(), format!("{points:?}"))),
         }
     }
 
@@ -300,6 +323,14 @@ fn edit_distance(a: &str, b: &str) -> usize {
         }
     }
     row[b.len()]
+}
+
+fn decimal(value: &DeValue<'_>) -> Option<f64> {
+    match value {
+        DeValue::Float(float) => float.as_str().parse().ok(),
+        DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str().parse().ok(),
+        _ => None,
+    }
 }
 
 fn describe(value: &DeValue<'_>) -> String {

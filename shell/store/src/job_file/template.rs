@@ -1,6 +1,6 @@
 //! Writes a job file with a comment for every key: what `train --example` prints.
 
-use super::{CodecName, JobFile, Length, Schedule, TokenizerKind};
+use super::{CodecName, JobFile, Length, SHORT_RUN_ROUNDS, Schedule, TokenizerKind};
 
 /// The text of `job`; reading it gives `job` back.
 pub(super) fn write(job: &JobFile) -> String {
@@ -105,10 +105,10 @@ fn training(job: &JobFile) -> String {
          clip = {:?}  # largest norm of a gradient; 0 means any\n\
          beta1 = {:?}\n\
          beta2 = {:?}\n\
-  # The outer Nesterov step. Default: 0.9, 0.2 and 0.8 under 100 rounds, 0.7, 0.9 and 0.9 above.\n\
+         # The outer Nesterov step. Default: 1.0 and a momentum that rises and\n\
+         # falls under {SHORT_RUN_ROUNDS} rounds, 0.7 and 0.9 above.\n\
          outer_lr = {:?}\n\
-         outer_momentum = {:?}  # at first\n\
-         outer_momentum_end = {:?}  # at the end; default: as at first when that is given\n\
+         outer_momentum = {:?}  # one number, or several from the first to the last round\n\
          codec = \"{codec}\"  # how updates travel: \"int4\", or \"f32\" to compare with\n\
          seed = {}\n",
         t.inner_steps,
@@ -123,7 +123,6 @@ fn training(job: &JobFile) -> String {
         t.beta2,
         t.outer_lr,
         t.outer_momentum,
-        t.outer_momentum_end,
         t.seed,
     )
 }

@@ -12,8 +12,8 @@ fn paths_alone_are_a_job_with_the_measured_defaults() {
     assert_eq!(job, JobFile::with_paths(vec!["a.txt".to_owned()]));
     assert_eq!(job.model_config(256), ModelConfig::demo());
     assert_eq!((job.training.inner_steps, job.training.codec), (30, CodecName::Int4));
-    assert_eq!((job.training.outer_lr, job.training.outer_momentum), (0.9, 0.2));
-    assert_eq!(job.training.outer_momentum_end, 0.8);
+    assert_eq!(job.training.outer_momentum, [0.0, 0.6, 0.8, 0.87, 0.9, 0.5]);
+    assert_eq!(job.training.outer_lr, 1.0);
     assert_eq!((job.training.lr, job.rounds_total()), (4e-3, 40));
     assert_eq!(job.tokens_total(), 40 * 30 * 4 * 512);
 }
@@ -21,9 +21,24 @@ fn paths_alone_are_a_job_with_the_measured_defaults() {
 #[test]
 fn long_runs_get_the_large_outer_momentum_however_their_length_is_said() {
     let job = JobFile::parse(&format!("{PATHS}[training]\nrounds = 100\n")).unwrap();
-    assert_eq!((job.training.outer_lr, job.training.outer_momentum), (0.7, 0.9));
+    assert_eq!((job.training.outer_lr, &job.training.outer_momentum[..]), (0.7, &[0.9][..]));
     let job = JobFile::parse(&format!("{PATHS}[training]\ntokens = 100_000_000\n")).unwrap();
-    assert_eq!((job.rounds_total(), job.training.outer_momentum), (1628, 0.9));
+    assert_eq!((job.rounds_total(), &job.training.outer_momentum[..]), (1628, &[0.9][..]));
+}
+
+#[test]
+fn outer_momentum_is_one_number_or_a_list() {
+    let parse =
+        |text: &str| JobFile::parse(&format!("{PATHS}[training]\nouter_momentum = {text}\n"));
+    assert_eq!(parse("0.5").unwrap().training.outer_momentum, [0.5]);
+    assert_eq!(parse("[0, 0.5, 0.25]").unwrap().training.outer_momentum, [0.0, 0.5, 0.25]);
+    for wrong in ["[]", "[0.1, 0.2, 1.0]", "\"0.5\"", "[0.1, 0.2, true]", "-1"] {
+        let error = parse(wrong).unwrap_err().to_string();
+        assert!(
+            error.contains("a number or a list of at most 16, each from 0.0 to 0.99"),
+            "{error}"
+        );
+    }
 }
 
 #[test]
