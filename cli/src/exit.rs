@@ -1,6 +1,7 @@
 //! How a command ends: one class per exit code (`docs/exit-codes.md`), and the one place that
 //! decides which class an error is of.
 
+use crate::language::Language;
 use serde::Serialize;
 use std::fmt;
 use std::io;
@@ -114,7 +115,8 @@ impl Failure {
     }
 
     /// Writes it to standard error, as people or programs read it.
-    pub(crate) fn report(&self, json: bool) {
+    /// What was found stays in English: it is searched for word by word.
+    pub(crate) fn report(&self, json: bool, language: Language) {
         if json {
             let object = serde_json::json!({
                 "code": self.class as u8,
@@ -125,10 +127,38 @@ impl Failure {
             });
             eprintln!("{object}");
         } else if self.class == Class::Interrupted {
-            eprintln!("{}", self.what);
+            eprintln!("{}", if language == Language::Chinese { "已中断" } else { &self.what });
+        } else if language == Language::Chinese {
+            eprintln!("{}", self.in_chinese());
         } else {
             eprintln!("error: {self}");
         }
+    }
+
+    fn in_chinese(&self) -> String {
+        let class = match self.class {
+            Class::Unknown => "程序自身的缺陷",
+            Class::Usage => "用法或设置有误",
+            Class::Input => "数据或任务文件有误",
+            Class::Permission => "票、身份或权限不符",
+            Class::Network => "连接不到对方",
+            Class::Environment => "本机的端口、磁盘或文件夹有问题",
+            Class::Corrupt => "磁盘上的内容已损坏",
+            Class::Interrupted => "已中断",
+        };
+        let whose = match self.whose {
+            Whose::Yours => "所输入或交来的内容",
+            Whose::ThisMachine => "这台机器",
+            Whose::OtherSide => "对方",
+            Whose::Nobody => "无人",
+            Whose::Ours => "本程序",
+        };
+        let mut text = format!("错误：{class}。\n  详情：{}\n  起因：{whose}", self.what);
+        if !self.next.is_empty() {
+            text += "\n  下一步：";
+            text += &self.next;
+        }
+        text
     }
 }
 
@@ -361,6 +391,15 @@ mod tests {
             assert_eq!(code(error.into()), expected, "{kind:?}");
         }
         assert_eq!(code(anyhow::anyhow!("who knows").into()), 1);
+    }
+
+    #[test]
+    fn in_chinese_the_class_comes_first_and_the_detail_stays_as_it_is() {
+        let text = Failure::usage("expected a, found b", "type a").in_chinese();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "错误：用法或设置有误。");
+        assert_eq!(lines[1], "  详情：expected a, found b");
+        assert_eq!(lines[3], "  下一步：type a");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod context;
 mod demo;
 mod exit;
 mod folders;
+mod help;
 mod language;
 mod measure;
 mod nearest;
@@ -18,9 +19,8 @@ mod verify;
 mod words;
 
 use arguments::Arguments;
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 use context::Context;
-use exit::Failure;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -28,22 +28,26 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == "worker") {
         return ExitCode::from(suanli_host::worker::child::main());
     }
-    let arguments = match Arguments::try_parse() {
+    // A word that is no text is no language either.
+    let words = std::env::args_os().skip(1).filter_map(|word| word.into_string().ok());
+    let language = help::language_of(words, |name| std::env::var(name).ok());
+    let command = help::in_language(Arguments::command(), language);
+    let matches = command.try_get_matches();
+    let arguments = match matches.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(arguments) => arguments,
         // Also how --help and --version end, with their own code.
         Err(error) => error.exit(),
     };
     let json = arguments.global.json;
-    match run(arguments) {
+    let (ended, language) = match Context::new(&arguments.global) {
+        Ok(context) => (command::run(&context, arguments.command), context.language),
+        Err(failure) => (Err(failure), language),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            failure.report(json);
+            failure.report(json, language);
             ExitCode::from(failure.class as u8)
         }
     }
-}
-
-fn run(arguments: Arguments) -> Result<(), Failure> {
-    let context = Context::new(&arguments.global)?;
-    command::run(&context, arguments.command)
 }

@@ -1,5 +1,5 @@
 //! Every sentence that people read while things go well, in both languages, side by side.
-//! (Errors are in English: they are searched for word by word.)
+//! (Of errors only the class is in both, in `exit`: the detail is searched for word by word.)
 
 use crate::language::Language;
 use suanli_store::data::Stage;

@@ -1,12 +1,15 @@
 //! The virtual world: one clock, one queue of events, the nodes and the network between them.
 
+mod links;
+mod nodes;
+
 use crate::Settings;
 use crate::checkers::Watch;
 use crate::city_host::CityHost;
 use crate::context::{Context, Post, Stop};
 use crate::disk::Disk;
 use crate::family_host::{Family, FamilyHost};
-use crate::faults::{Fault, Plan};
+use crate::faults::Plan;
 use crate::job::TinyJob;
 use crate::network::{Network, Side, Weather};
 use std::collections::BTreeMap;
@@ -14,7 +17,7 @@ use suanli_base::{CityId, Duration, Random, Time, mix64};
 use suanli_bus::worker::Phase;
 use suanli_identity::{Grant, Role, SecretKey, Ticket};
 use suanli_log::JobPhase;
-use suanli_node::city::{self, ConnId};
+use suanli_node::city;
 use suanli_node::family::{self, Owner};
 use suanli_rdpa::{Frame, Limits};
 
@@ -465,279 +468,6 @@ impl World {
     }
 
     // Links.
-
-    fn frame(&mut self, link: u64, to: Side, frame: Frame) {
-        let Some(known) = self.network.link(link) else { return };
-        let (node, boot, up) = match to {
-            Side::City => (0, known.city_boot, known.city_up),
-            Side::Family => (known.family + 1, known.family_boot, known.family_up),
-        };
-        if !up || self.nodes[node].boot != boot {
-            return;
-        }
-        if self.now < self.nodes[node].stalled_until {
-            return self.at(self.nodes[node].stalled_until, Event::Frame { link, to, frame });
-        }
-        let digest = frame.digest().0;
-        let word = u64::from_le_bytes([
-            digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7],
-        ]);
-        let header = frame.header();
-        self.mark(1, word, link ^ header.request << 20 ^ (header.opcode as u64) << 60);
-        self.with(node, |host, cx| match host {
-            Host::Down => Ok(()),
-            Host::City(city) => city.input(cx, city::Input::Frame { conn: ConnId(link), frame }),
-            Host::Family(family) => family.input(cx, family::Input::Frame(frame)),
-        });
-    }
-
-    fn dial(&mut self, family: usize, boot: u64) {
-        let node = family + 1;
-        let slot = &self.nodes[node];
-        if slot.boot != boot || slot.link.is_some() || matches!(slot.host, Host::Down) {
-            return;
-        }
-        let reachable = !matches!(self.nodes[0].host, Host::Down)
-            && self.now >= slot.partitioned_until
-            && self.now >= self.nodes[0].stalled_until;
-        if !reachable {
-            let wait = 200 + self.random.below(800);
-            return self.at(self.now + wait, Event::Dial { family, boot });
-        }
-        let link = self.network.open(family, self.nodes[0].boot, boot);
-        self.nodes[node].link = Some(link);
-        let trip = 2 + self.random.below(60);
-        self.at(self.now + trip, Event::Up { link, side: Side::City });
-        self.at(self.now + 2 * trip, Event::Up { link, side: Side::Family });
-    }
-
-    fn up(&mut self, link: u64, side: Side) {
-        let seed = self.random.next_u64();
-        let Some(known) = self.network.link(link).cloned() else { return };
-        match side {
-            Side::City if self.nodes[0].boot == known.city_boot && known.city_up => {
-                let peer = self.families[known.family].key.node();
-                self.with(0, |host, cx| match host {
-                    Host::City(city) => {
-                        let conn = ConnId(link);
-                        city.input(cx, city::Input::Opened { conn, peer, seed })
-                    }
-                    _ => Ok(()),
-                });
-            }
-            Side::Family if self.nodes[known.family + 1].link == Some(link) && known.family_up => {
-                self.with(known.family + 1, |host, cx| match host {
-                    Host::Family(family) => family.input(cx, family::Input::Linked { seed }),
-                    _ => Ok(()),
-                });
-            }
-            _ => {}
-        }
-    }
-
-    /// A side ends a link; the other side hears of it, or finds out.
-    fn drop_link(&mut self, link: u64, by: Side) {
-        let wait = 5 + self.random.below(300);
-        let told = self.random.chance(850);
-        let Some(known) = self.network.link_mut(link) else { return };
-        let other = match by {
-            Side::City => {
-                known.city_up = false;
-                Side::Family
-            }
-            Side::Family => {
-                known.family_up = false;
-                Side::City
-            }
-        };
-        if told {
-            self.at(self.now + wait, Event::Down { link, side: other });
-        } else {
-            self.network.silence(link);
-        }
-        self.network.sweep();
-    }
-
-    fn down(&mut self, link: u64, side: Side) {
-        let Some(known) = self.network.link_mut(link) else { return };
-        let family = known.family;
-        match side {
-            Side::City => {
-                known.city_up = false;
-                if known.city_boot == self.nodes[0].boot {
-                    self.with(0, |host, cx| match host {
-                        Host::City(city) => {
-                            city.input(cx, city::Input::Closed { conn: ConnId(link) })
-                        }
-                        _ => Ok(()),
-                    });
-                }
-            }
-            Side::Family => {
-                known.family_up = false;
-                let node = family + 1;
-                if self.nodes[node].link == Some(link) {
-                    self.nodes[node].link = None;
-                    self.with(node, |host, cx| match host {
-                        Host::Family(family) => family.input(cx, family::Input::LinkLost),
-                        _ => Ok(()),
-                    });
-                    let boot = self.nodes[node].boot;
-                    let wait = 50 + self.random.below(500);
-                    self.at(self.now + wait, Event::Dial { family, boot });
-                }
-            }
-        }
-        self.network.sweep();
-    }
-
-    // Nodes.
-
-    fn boot(&mut self, node: usize) {
-        let slot = &mut self.nodes[node];
-        if !matches!(slot.host, Host::Down) || slot.gone {
-            return;
-        }
-        slot.boot += 1;
-        slot.wake = None;
-        slot.offset += core::mem::take(&mut slot.offset_at_boot);
-        let boot = slot.boot;
-        self.mark(5, node as u64, boot);
-        let now = self.clock(node);
-        let slot = &mut self.nodes[node];
-        let mut cx = Context {
-            now,
-            random: &mut slot.random,
-            disk: &mut slot.disk,
-            watch: &mut self.watch,
-            bug: self.settings.bug,
-            out: Vec::new(),
-        };
-        let booted = if node == 0 {
-            CityHost::boot(&mut cx, &self.city_key, self.limits, &self.job)
-                .map(|host| Host::City(Box::new(host)))
-        } else {
-            FamilyHost::boot(&mut cx, &self.families[node - 1])
-                .map(|host| Host::Family(Box::new(host)))
-        };
-        let posts = cx.out;
-        match booted {
-            Ok(host) => {
-                self.nodes[node].host = host;
-                self.deliver(node, posts);
-                self.plan_wake(node);
-                if node > 0 {
-                    self.at(self.now + 5, Event::Dial { family: node - 1, boot });
-                }
-            }
-            Err(Stop::Crash) => {
-                self.nodes[node].disk.crash();
-                let wait = 100 + self.random.below(500);
-                self.at(self.now + wait, Event::Boot { node });
-            }
-            Err(Stop::Broken(why)) => {
-                self.watch.violation(format!("node {node} cannot start: {why}"));
-            }
-        }
-    }
-
-    /// A process ends; its links end with it.
-    fn stop(&mut self, node: usize) {
-        let slot = &mut self.nodes[node];
-        slot.host = Host::Down;
-        slot.boot += 1;
-        slot.stalled_until = 0;
-        slot.link = None;
-        let (links, side) = if node == 0 {
-            (self.network.links_of(None), Side::City)
-        } else {
-            (self.network.links_of(Some(node - 1)), Side::Family)
-        };
-        for link in links {
-            self.drop_link(link, side);
-        }
-    }
-
-    fn crash(&mut self, node: usize, down_ms: u64) {
-        if matches!(self.nodes[node].host, Host::Down) {
-            return;
-        }
-        self.stop(node);
-        self.nodes[node].disk.crash();
-        self.crashes += 1;
-        self.mark(6, node as u64, 0);
-        self.at(self.now + down_ms, Event::Boot { node });
-    }
-
-    fn owner(&mut self, family: usize, wish: Owner) {
-        self.with(family + 1, |host, cx| match host {
-            Host::Family(family) => family.owner(cx, wish),
-            _ => Ok(()),
-        });
-    }
-
-    fn fault(&mut self, fault: Fault) {
-        let now = self.now;
-        match fault {
-            Fault::Crash { node, down_ms } => self.crash(node, down_ms),
-            Fault::Fuse { node, operations } => self.nodes[node].disk.die_after(operations),
-            Fault::Cut { family } => {
-                for link in self.network.links_of(Some(family)) {
-                    let (a, b) = (self.random.below(200), self.random.below(200));
-                    self.network.silence(link);
-                    self.at(now + a, Event::Down { link, side: Side::City });
-                    self.at(now + b, Event::Down { link, side: Side::Family });
-                }
-            }
-            Fault::Silence { family } => {
-                for link in self.network.links_of(Some(family)) {
-                    self.network.silence(link);
-                }
-            }
-            Fault::Partition { family, ms } => {
-                self.nodes[family + 1].partitioned_until = now + ms;
-                for link in self.network.links_of(Some(family)) {
-                    self.network.silence(link);
-                }
-            }
-            Fault::Full { node, ms } => {
-                self.nodes[node].disk.set_full(true);
-                self.at(now + ms, Event::Heal { node });
-            }
-            Fault::BadSync { node } => self.nodes[node].disk.fail_syncs(1),
-            Fault::ClockStep { node, by } => {
-                let slot = &mut self.nodes[node];
-                // A running process keeps to its monotonic clock; a large step back shows at a start.
-                if by < -3000 {
-                    slot.offset_at_boot += by;
-                } else {
-                    slot.offset += by;
-                }
-            }
-            Fault::Stall { node, ms } => self.nodes[node].stalled_until = now + ms,
-            Fault::Pause { family, ms } => {
-                self.owner(family, Owner::Pause);
-                self.at(now + ms, Event::Resume { family });
-            }
-            Fault::Leave { family, ms } => {
-                self.owner(family, Owner::Leave);
-                self.at(now + ms, Event::Rejoin { family });
-            }
-            Fault::OldPrivate { family } => {
-                let node = family + 1;
-                self.crash(node, 500);
-                if crate::family_host::age_private(&mut self.nodes[node].disk) {
-                    self.watch.private_lost(self.families[family].key.node());
-                }
-            }
-            Fault::EngineDies { family } => self.with(family + 1, |host, cx| match host {
-                Host::Family(family) => family.engine_dies(cx),
-                _ => Ok(()),
-            }),
-        }
-    }
-
-    // The end.
 
     fn end(&mut self) {
         if self.settings.forked {
