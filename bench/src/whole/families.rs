@@ -93,12 +93,14 @@ fn start(session: &Session, short: bool, rounds: u64) -> Result<Live> {
     let mut live = Live::found(session)?;
     live.serve(None)?;
     live.submit(session, |job| {
-        job.training.length = JobLength::Rounds(rounds);
         if short {
             job.training.inner_steps = 10;
         }
         job.replicas.min = FAMILIES;
         job.replicas.expected = FAMILIES;
+        // As many tokens for both runs: their losses are those of equal work, and of a schedule
+        // that has come to its end.
+        job.training.length = JobLength::Tokens(rounds * job.tokens_per_round());
     })?;
     for family in 1..=FAMILIES {
         live.join(&format!("family-{family}"), SHARE_PERCENT)?;

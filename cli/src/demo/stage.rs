@@ -151,7 +151,12 @@ impl<'a> Stage<'a> {
             }
             None => self.rounds_of_minutes(&job)?,
         };
-        job.training.length = Length::Rounds(rounds);
+        // Without a number of rounds to keep to, the schedule ends where it was to end, although
+        // one family joins late and one is killed.
+        job.training.length = match self.wishes.rounds {
+            Some(rounds) => Length::Rounds(rounds),
+            None => Length::Tokens(rounds * job.tokens_per_round()),
+        };
         (job.training.outer_lr, job.training.outer_momentum) = TrainingSection::outer(rounds);
         self.place.remember(&self.record)?;
         self.place.write("job.toml", &job.to_toml())

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use suanli_host::control::{CityStatus, Client, ControlReply, ControlRequest, JobStatus};
 use suanli_identity::Role;
 use suanli_store::data::rust_sources;
-use suanli_store::job_file::JobFile;
+use suanli_store::job_file::{JobFile, TrainingSection};
 
 /// How long a node may take until its control socket answers.
 const START: Duration = Duration::from_secs(30);
@@ -148,6 +148,8 @@ impl Live {
         }
         let mut job = JobFile::with_paths(vec![path(&text)?.to_owned()]);
         change(&mut job);
+        let rounds = job.rounds_total();
+        (job.training.outer_lr, job.training.outer_momentum) = TrainingSection::outer(rounds);
         let file = self.root.join("job.toml");
         fs::write(&file, job.to_toml()).context("write the job file")?;
         let (folder, prepared) = (self.city_folder(), session.shared("prepared")?);
