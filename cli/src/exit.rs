@@ -140,7 +140,7 @@ impl Failure {
             Class::Unknown => "程序自身的缺陷",
             Class::Usage => "用法或设置有误",
             Class::Input => "数据或任务文件有误",
-            Class::Permission => "票、身份或权限不符",
+            Class::Permission => "入场券、身份或权限不符",
             Class::Network => "连接不到对方",
             Class::Environment => "本机的端口、磁盘或文件夹有问题",
             Class::Corrupt => "磁盘上的内容已损坏",

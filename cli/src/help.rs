@@ -11,8 +11,8 @@ const ABOUT: &[(&str, &str)] = &[
     ("demo", "几分钟内，看本机上的一座城市和四个家庭训练一个模型"),
     ("city", "建立并运行一座城市"),
     ("city init", "建立新城市：它的密钥和空的记录"),
-    ("city serve", "运行城市；会打印家庭加入用的票"),
-    ("city ticket", "打印正在运行的城市的票"),
+    ("city serve", "运行城市；会打印家庭加入用的入场券"),
+    ("city ticket", "打印正在运行的城市的入场券"),
     ("city stop", "停止正在运行的城市；下次 serve 从这里继续"),
     ("join", "把这台计算机借给一座城市"),
     ("train", "把一个训练任务交给城市"),
@@ -54,23 +54,23 @@ const ARGUMENTS: &[(&str, &str, &str)] = &[
     ("demo", "seed", "模型和数据次序的随机种子［默认：1］"),
     ("city init", "name", "给人看的名字［默认：city］"),
     ("city serve", "listen", "监听的地址和端口［默认：127.0.0.1，端口同上次］"),
-    ("city serve", "advertise", "写进票里的地址，用于家庭从别的地址访问本机时"),
-    ("city ticket", "role", "持票人可以做什么"),
+    ("city serve", "advertise", "写进入场券的地址，用于家庭从别的地址访问本机时"),
+    ("city ticket", "role", "持有者可以做什么"),
     ("city ticket", "expires", "有效多久：90s、30m、24h、7d"),
     ("city ticket", "uses", "多少个节点可以使用"),
-    ("join", "ticket", "票，或存放票的文件；回到同一座城市时不需要"),
+    ("join", "ticket", "入场券，或存放入场券的文件；回到同一座城市时不需要"),
     ("join", "name", "这个家庭给人看的名字"),
     ("join", "share", "出借的处理器时间，百分数［默认：100］"),
     ("join", "threads", "使用的线程数［默认：每个核心一个］"),
     ("join", "upload_per_day", "每天最多上传多少 MiB［默认：不限］"),
     ("train", "job", "任务文件"),
-    ("train", "city", "角色为 train 的票、存放票的文件，或本机城市的数据文件夹"),
+    ("train", "city", "角色为 train 的入场券、存放它的文件，或本机城市的数据文件夹"),
     ("train", "plan", "只显示内存、字节和时间，什么也不启动"),
     ("train", "yes", "不再询问"),
     ("train", "name", "任务给人看的名字［默认：任务文件的名字］"),
     ("train", "prepared", "准备好的数据存放处［默认：$XDG_CACHE_HOME/suanli/prepared］"),
     ("train", "example", "打印一个任务文件的例子"),
-    ("train", "tokens_per_s", "用于计划：一个副本每秒的 token 数［默认：在本机测量］"),
+    ("train", "tokens_per_s", "用于计划：一个副本每秒的词元数［默认：在本机测量］"),
     ("train", "replicas", "用于计划：预计多少个副本［默认：按任务］"),
     ("watch", "interval", "两次查看之间的毫秒数"),
     ("share", "percent", "处理器时间的份额，百分数"),
@@ -78,9 +78,9 @@ const ARGUMENTS: &[(&str, &str, &str)] = &[
     ("export", "out", "写到哪里；必须不存在或为空"),
     ("generate", "checkpoint", "导出的检查点所在的文件夹"),
     ("generate", "prompt", "要续写的文字"),
-    ("generate", "tokens", "最多添加多少个 token"),
-    ("generate", "temperature", "0：总是取最可能的 token；1：按模型所说"),
-    ("generate", "top_p", "在总概率达到此值的最可能的 token 里选择"),
+    ("generate", "tokens", "最多添加多少个词元"),
+    ("generate", "temperature", "0：总是取最可能的词元；1：按模型所说"),
+    ("generate", "top_p", "在总概率达到此值的最可能的词元里选择"),
     ("generate", "seed", "选择用的随机种子"),
     ("log verify", "dir", "城市的数据文件夹，或它的副本"),
     ("log verify", "city", "城市的编号，用于密钥不在文件夹里时"),
@@ -88,7 +88,7 @@ const ARGUMENTS: &[(&str, &str, &str)] = &[
 ];
 
 const TEMPLATE: &str = "{about-with-newline}\n用法：{usage}\n\n{all-args}{after-help}";
-const AFTER: &str = "退出码：0 完成，1 程序自身的缺陷，2 用法，3 数据或任务文件，4 票或权限，5 网络，\
+const AFTER: &str = "退出码：0 完成，1 程序自身的缺陷，2 用法，3 数据或任务文件，4 入场券或权限，5 网络，\
     6 本机（端口、磁盘、文件夹被占用），7 状态损坏，130 被中断。\n\
     设置的次序：命令行，然后 SUANLI_* 环境变量，然后配置文件。";
 

@@ -115,16 +115,19 @@ impl Chart {
 
     fn draw_marks(&self, svg: &mut String, x: &Axis) {
         let inside = self.marks.iter().filter(|(at, _)| (x.low..=x.high).contains(at));
-        for (row, (at, word)) in inside.enumerate() {
+        for (at, _) in inside.clone() {
             let place = x.place(*at);
-            // Words one under the other, so that close marks stay readable.
-            let height = TOP + 14.0 + 16.0 * (row % 4) as f64;
             let _ = writeln!(
                 svg,
                 "<line x1=\"{place:.1}\" y1=\"{TOP}\" x2=\"{place:.1}\" y2=\"{:.1}\" \
                  stroke=\"#b35900\" stroke-dasharray=\"4 3\"/>",
                 HEIGHT - BOTTOM
             );
+        }
+        for (row, (at, word)) in inside.enumerate() {
+            let place = x.place(*at);
+            // Words one under the other and over the lines, so that close marks stay readable.
+            let height = TOP + 14.0 + 16.0 * (row % 4) as f64;
             let (beside, anchor) =
                 if place > WIDTH * 0.7 { (place - 5.0, "end") } else { (place + 5.0, "start") };
             text(svg, (beside, height), 12, anchor, "#8a4500", word);
@@ -166,7 +169,7 @@ fn text(svg: &mut String, at: (f64, f64), size: u32, anchor: &str, colour: &str,
     let _ = writeln!(
         svg,
         "<text x=\"{:.1}\" y=\"{:.1}\" font-size=\"{size}\" text-anchor=\"{anchor}\" \
-         fill=\"{colour}\">{}</text>",
+         fill=\"{colour}\" stroke=\"#ffffff\" stroke-width=\"4\" paint-order=\"stroke\">{}</text>",
         at.0,
         at.1,
         escaped(words)

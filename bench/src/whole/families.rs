@@ -1,9 +1,9 @@
 //! A family killed with -9 every twenty seconds: what the run loses by it.
 //!
-//! Two runs of one job: undisturbed, which gives the speed of a family and the loss to compare
-//! with, and disturbed. Each family lends less than its part of the cores, so that the others do
-//! not become faster when one is gone; what the living could make is then the time that each was
-//! alive, times the speed of a family undisturbed.
+//! Two runs of one job: undisturbed, which gives the loss to compare with, and disturbed. Each
+//! family lends less than its part of the cores, so that the others do not become faster when one
+//! is gone; what the living could make is then the time that each was alive, times the speed of a
+//! family in the same run while nobody was missing: a machine's speed changes in ten minutes.
 
 use super::live::Live;
 use crate::{Goal, Length, Row, RowSpec, Session};
@@ -21,6 +21,10 @@ const SHARE_PERCENT: u32 = 35;
 const KILL_EVERY: Duration = Duration::from_secs(20);
 /// How long a killed family is gone.
 const GONE: Duration = Duration::from_secs(3);
+/// After this a family that came back works as before.
+const SETTLED: Duration = Duration::from_secs(4);
+/// Seconds of calm in all that give a speed.
+const CALM_S_MIN: f64 = 20.0;
 const TOKENS_MIN: f64 = 95.0;
 const LOSS_MAX: f64 = 2.0;
 /// Of the undisturbed run, about.
@@ -54,6 +58,8 @@ struct Disturbed {
     loss: f64,
     /// Sum over families of the time they were alive, from the first committed round to the last.
     alive_s: f64,
+    /// Tokens a second of all families while nobody was missing; none when that was too short.
+    calm_rate: Option<f64>,
 }
 
 fn measure(session: &mut Session) -> Result<Vec<Row>> {
@@ -68,17 +74,16 @@ fn measure(session: &mut Session) -> Result<Vec<Row>> {
     };
     let disturbed = disturbed(session, short, undisturbed.rounds)?;
     session.forget()?;
-    let family_rate = undisturbed.tokens as f64 / undisturbed.seconds / f64::from(FAMILIES);
-    let could = family_rate * disturbed.alive_s;
+    let undisturbed_rate = undisturbed.tokens as f64 / undisturbed.seconds;
+    let rate = disturbed.calm_rate.unwrap_or(undisturbed_rate);
+    let could = rate / f64::from(FAMILIES) * disturbed.alive_s;
     let share = 100.0 * disturbed.tokens as f64 / could;
     let loss = 100.0 * (disturbed.loss / undisturbed.loss - 1.0);
     let row = if short { Row::short } else { Row::new };
     let note = format!(
-        "{} kills in {:.0} family seconds; {:.0} tokens/s undisturbed over {:.0} s",
-        disturbed.kills,
-        disturbed.alive_s,
-        undisturbed.tokens as f64 / undisturbed.seconds,
-        undisturbed.seconds,
+        "{} kills in {:.0} family seconds; {rate:.0} tokens/s between kills, \
+         {undisturbed_rate:.0} undisturbed over {:.0} s",
+        disturbed.kills, disturbed.alive_s, undisturbed.seconds,
     );
     Ok(vec![
         row("families.lost", disturbed.rounds_lost as f64, "rounds", Goal::Exactly(0.0)).note(note),
@@ -156,6 +161,35 @@ impl Alive {
     }
 }
 
+/// Times and tokens from one committed round to another while nobody is missing.
+#[derive(Default)]
+struct Calm {
+    first: Option<(Instant, u64)>,
+    last: Option<(Instant, u64)>,
+    seconds: f64,
+    tokens: u64,
+}
+
+impl Calm {
+    fn committed(&mut self, tokens: u64) {
+        let now = Some((Instant::now(), tokens));
+        self.first = self.first.or(now);
+        self.last = now;
+    }
+
+    fn end(&mut self) {
+        if let (Some((since, before)), Some((until, after))) = (self.first.take(), self.last.take())
+        {
+            self.seconds += until.duration_since(since).as_secs_f64();
+            self.tokens += after - before;
+        }
+    }
+
+    fn rate(&self) -> Option<f64> {
+        (self.seconds > CALM_S_MIN).then(|| self.tokens as f64 / self.seconds)
+    }
+}
+
 fn disturbed(session: &Session, short: bool, rounds: u64) -> Result<Disturbed> {
     eprintln!("families: disturbed, {rounds} rounds");
     let kill_every = if short { Duration::from_secs(4) } else { KILL_EVERY };
@@ -166,17 +200,20 @@ fn disturbed(session: &Session, short: bool, rounds: u64) -> Result<Disturbed> {
         (Disturbed::default(), Alive::default(), Random::new(5));
     live.names().iter().for_each(|name| alive.begin(name));
     let (begun, mut killed, mut gone) = (Instant::now(), Instant::now(), None::<(String, Instant)>);
+    let (mut calm, mut back) = (Calm::default(), None::<Instant>);
     while seen.state != JobState::Done {
         ensure!(begun.elapsed() < LIMIT, "not done after {LIMIT:?}, round {}", seen.round);
         if let Some((name, _)) = gone.take_if(|(_, since)| since.elapsed() >= GONE) {
             live.join(&name, SHARE_PERCENT)?;
             alive.begin(&name);
+            back = Some(Instant::now());
         }
         if gone.is_none() && killed.elapsed() >= kill_every {
             let names = live.names();
             let name = names[random.below(names.len() as u64) as usize].clone();
             live.kill(&name)?;
             alive.end(&name);
+            calm.end();
             (killed, found.kills) = (Instant::now(), found.kills + 1);
             eprintln!("families: {name} killed at round {}", seen.round);
             gone = Some((name, killed));
@@ -185,11 +222,17 @@ fn disturbed(session: &Session, short: bool, rounds: u64) -> Result<Disturbed> {
         live.look_after()?;
         let job = live.job()?;
         found.rounds_lost += seen.round.saturating_sub(job.round);
+        let settled = back.is_none_or(|back| back.elapsed() >= SETTLED);
+        if job.round > seen.round && gone.is_none() && settled {
+            calm.committed(job.tokens);
+        }
         seen = job;
     }
     live.names().iter().for_each(|name| alive.end(name));
     found.alive_s = alive.total.as_secs_f64();
     found.tokens = seen.tokens - first;
+    calm.end();
+    found.calm_rate = calm.rate();
     found.loss = last_loss(&mut live)?;
     live.kill_city()?;
     live.verify().context("the city's record after the run")?;

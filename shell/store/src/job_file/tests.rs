@@ -20,7 +20,7 @@ fn paths_alone_are_a_job_with_the_measured_defaults() {
 
 #[test]
 fn long_runs_get_the_large_outer_momentum_however_their_length_is_said() {
-    let job = JobFile::parse(&format!("{PATHS}[training]\nrounds = 100\n")).unwrap();
+    let job = JobFile::parse(&format!("{PATHS}[training]\nrounds = 400\n")).unwrap();
     assert_eq!((job.training.outer_lr, &job.training.outer_momentum[..]), (0.7, &[0.9][..]));
     let job = JobFile::parse(&format!("{PATHS}[training]\ntokens = 100_000_000\n")).unwrap();
     assert_eq!((job.rounds_total(), &job.training.outer_momentum[..]), (1628, &[0.9][..]));
