@@ -9,6 +9,7 @@
 //! `target/bench/NAME/ROW.json` and goes on from there; a missed goal ends the program with 1.
 
 mod arguments;
+pub mod engine;
 mod row;
 mod session;
 pub mod whole;
@@ -35,7 +36,8 @@ struct Bench {
     rows: fn() -> Vec<RowSpec>,
 }
 
-const BENCHES: &[Bench] = &[Bench { name: "whole", rows: whole::rows }];
+const BENCHES: &[Bench] =
+    &[Bench { name: "whole", rows: whole::rows }, Bench { name: "engine", rows: engine::rows }];
 
 /// Measures what the arguments ask for. Returns whether every goal was met.
 ///

@@ -97,7 +97,9 @@ fn note_in_words(language: Language, note: &FamilyNote) -> String {
     let plain = crate::show::printable;
     match note {
         FamilyNote::Unreachable { address, why } => {
-            words::city_unreachable(language, &plain(address), &plain(why))
+            // The sentence goes on after it.
+            let why = plain(why.trim_end_matches(['.', '?']));
+            words::city_unreachable(language, &plain(address), &why)
         }
         FamilyNote::Lost { city } => words::city_lost(language, &city.short()),
         FamilyNote::Again { city } => words::city_again(language, &city.short()),

@@ -1,0 +1,13 @@
+//! The engine against PyTorch: the same decoder, the same batch, steps in turns in one run.
+
+mod side;
+mod train;
+
+pub use side::{SIDE, serve};
+
+use crate::RowSpec;
+
+/// Every row, in the order in which they are measured.
+pub fn rows() -> Vec<RowSpec> {
+    vec![train::two_threads(), train::one_thread(), train::avx2()]
+}
