@@ -64,10 +64,11 @@ fn connect(near: TcpStream, far: TcpStream, counts: &Arc<Counts>) {
 fn pump(mut from: TcpStream, mut to: TcpStream, count: &AtomicU64) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(bytes) = from.read(&mut buffer) {
+        // Counted before they are handed on: whoever has received them finds them counted.
+        count.fetch_add(bytes as u64, Ordering::SeqCst);
         if bytes == 0 || to.write_all(&buffer[..bytes]).is_err() {
             break;
         }
-        count.fetch_add(bytes as u64, Ordering::SeqCst);
     }
     // Either side may have closed already.
     let _ = to.shutdown(Shutdown::Write);
