@@ -13,7 +13,7 @@ fn aligned(text: &str) -> String {
     let line = |line: &str| match line.rsplit_once("  # ") {
         // A path may hold anything, and its line has no comment.
         Some((value, comment)) if !line.starts_with("paths") => {
-            format!("{value:<26}# {comment}\n")
+            format!("{value:<24}  # {comment}\n")
         }
         _ => format!("{line}\n"),
     };
