@@ -3,7 +3,6 @@
 mod links;
 mod nodes;
 
-use crate::Settings;
 use crate::checkers::Watch;
 use crate::city_host::CityHost;
 use crate::context::{Context, Post, Stop};
@@ -12,6 +11,7 @@ use crate::family_host::{Family, FamilyHost};
 use crate::faults::Plan;
 use crate::job::TinyJob;
 use crate::network::{Network, Side, Weather};
+use crate::{Bug, Settings};
 use std::collections::BTreeMap;
 use suanli_base::{CityId, Duration, Random, Time, mix64};
 use suanli_bus::worker::Phase;
@@ -68,6 +68,19 @@ struct Slot {
     /// Its owner stopped it.
     gone: bool,
     link: Option<u64>,
+}
+
+impl Slot {
+    /// The host, and what it works in.
+    fn parts<'a>(
+        &'a mut self,
+        now: Time,
+        watch: &'a mut Watch,
+        bug: Option<Bug>,
+    ) -> (&'a mut Host, Context<'a>) {
+        let (random, disk) = (&mut self.random, &mut self.disk);
+        (&mut self.host, Context { now, random, disk, watch, bug, out: Vec::new() })
+    }
 }
 
 /// A run.
@@ -375,15 +388,8 @@ impl World {
         if matches!(slot.host, Host::Down) {
             return;
         }
-        let mut cx = Context {
-            now,
-            random: &mut slot.random,
-            disk: &mut slot.disk,
-            watch: &mut self.watch,
-            bug: self.settings.bug,
-            out: Vec::new(),
-        };
-        let outcome = act(&mut slot.host, &mut cx);
+        let (host, mut cx) = slot.parts(now, &mut self.watch, self.settings.bug);
+        let outcome = act(host, &mut cx);
         let posts = cx.out;
         self.deliver(node, posts);
         match outcome {

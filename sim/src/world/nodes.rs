@@ -2,7 +2,7 @@
 
 use super::{Event, Host, World};
 use crate::city_host::CityHost;
-use crate::context::{Context, Stop};
+use crate::context::Stop;
 use crate::family_host::FamilyHost;
 use crate::faults::Fault;
 use crate::network::Side;
@@ -21,14 +21,7 @@ impl World {
         self.mark(5, node as u64, boot);
         let now = self.clock(node);
         let slot = &mut self.nodes[node];
-        let mut cx = Context {
-            now,
-            random: &mut slot.random,
-            disk: &mut slot.disk,
-            watch: &mut self.watch,
-            bug: self.settings.bug,
-            out: Vec::new(),
-        };
+        let (_, mut cx) = slot.parts(now, &mut self.watch, self.settings.bug);
         let booted = if node == 0 {
             CityHost::boot(&mut cx, &self.city_key, self.limits, &self.job)
                 .map(|host| Host::City(Box::new(host)))
