@@ -45,6 +45,68 @@ pub struct ModelConfig {
     /// Whether the head is the embedding.
     #[serde(default)]
     pub tied: bool,
+    /// Width of a head where it is not `hidden / heads` (Mistral Nemo, Qwen3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_dim: Option<usize>,
+    /// Whether queries, keys and values have biases (Qwen2).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub qkv_bias: bool,
+    /// Whether each query and key head is normed before it is rotated (Qwen3).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub qk_norm: bool,
+    /// How the rotary angles are stretched for long texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_scaling: Option<RopeScaling>,
+}
+
+/// How rotary angles are stretched beyond the context that a model was first trained with.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum RopeScaling {
+    /// All frequencies divided by a factor (Chen et al. 2023).
+    Linear {
+        /// The divisor.
+        factor: f32,
+    },
+    /// Long waves divided, short ones left, those in between blended (Llama 3.1).
+    Llama3 {
+        /// The divisor of long waves.
+        factor: f32,
+        /// Waves longer than the original context over this are long.
+        low_freq_factor: f32,
+        /// Waves shorter than the original context over this are short.
+        high_freq_factor: f32,
+        /// The context first trained with.
+        original_context: usize,
+    },
+}
+
+impl RopeScaling {
+    fn check(&self) -> Result<(), ConfigError> {
+        let at_least_one = |field, found, max| ConfigError::number(field, found, 1.0, max);
+        match *self {
+            Self::Linear { factor } => at_least_one("rope_scaling.factor", factor, 1e4),
+            Self::Llama3 {
+                factor,
+                low_freq_factor: low,
+                high_freq_factor: high,
+                original_context,
+            } => {
+                at_least_one("rope_scaling.factor", factor, 1e4)?;
+                at_least_one("rope_scaling.low_freq_factor", low, 1e4)?;
+                // Strictly above, so that the blend in between divides by no zero.
+                let least = f32::from_bits(low.to_bits() + 1);
+                ConfigError::number("rope_scaling.high_freq_factor", high, least, 1e5)?;
+                let (field, found, max) =
+                    ("rope_scaling.original_context", original_context, CONTEXT_MAX);
+                ConfigError::range(field, found, 1, max)
+            }
+        }
+    }
+}
+
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 const fn default_rope_theta() -> f32 {
@@ -111,6 +173,22 @@ pub enum ConfigError {
     },
 }
 
+impl ConfigError {
+    const fn range(field: &'static str, found: usize, min: usize, max: usize) -> Result<(), Self> {
+        if found < min || found > max {
+            return Err(Self::OutOfRange { field, found, min, max });
+        }
+        Ok(())
+    }
+
+    fn number(field: &'static str, found: f32, min: f32, max: f32) -> Result<(), Self> {
+        if (min..=max).contains(&found) {
+            return Ok(());
+        }
+        Err(Self::BadNumber { field, found, min, max })
+    }
+}
+
 impl ModelConfig {
     /// The byte-level decoder of the demo: 869 504 parameters.
     #[must_use]
@@ -126,6 +204,10 @@ impl ModelConfig {
             rope_theta: default_rope_theta(),
             norm_eps: default_norm_eps(),
             tied: false,
+            head_dim: None,
+            qkv_bias: false,
+            qk_norm: false,
+            rope_scaling: None,
         }
     }
 
@@ -134,36 +216,34 @@ impl ModelConfig {
     /// # Errors
     /// The first size that cannot work, with what would.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let ranges = [
+        let heads_max = if self.head_dim.is_some() { WIDTH_MAX } else { self.hidden / 2 };
+        for (field, found, min, max) in [
             ("vocab", self.vocab, 2, VOCAB_MAX),
             ("hidden", self.hidden, 2, WIDTH_MAX),
             ("layers", self.layers, 1, LAYERS_MAX),
-            ("heads", self.heads, 1, self.hidden / 2),
+            ("heads", self.heads, 1, heads_max),
             ("kv_heads", self.kv_heads, 1, self.heads),
             ("ffn", self.ffn, 1, WIDTH_MAX),
             ("context", self.context, 1, CONTEXT_MAX),
-        ];
-        for (field, found, min, max) in ranges {
-            if found < min || found > max {
-                return Err(ConfigError::OutOfRange { field, found, min, max });
-            }
+            ("head_dim", self.head_dim.unwrap_or(2), 2, WIDTH_MAX / self.heads.clamp(1, WIDTH_MAX)),
+        ] {
+            ConfigError::range(field, found, min, max)?;
         }
-        let multiples = [
-            ("hidden", self.hidden, "2 x heads", 2 * self.heads),
-            ("heads", self.heads, "kv_heads", self.kv_heads),
-        ];
-        for (field, found, of, divisor) in multiples {
+        let width = match self.head_dim {
+            Some(width) => ("head_dim", width, "2", 2),
+            None => ("hidden", self.hidden, "2 x heads", 2 * self.heads),
+        };
+        for (field, found, of, divisor) in [width, ("heads", self.heads, "kv_heads", self.kv_heads)]
+        {
             if !found.is_multiple_of(divisor) {
                 let nearest = found.next_multiple_of(divisor);
                 return Err(ConfigError::NotMultiple { field, found, of, divisor, nearest });
             }
         }
-        let numbers =
-            [("rope_theta", self.rope_theta, 1.0, 1e9), ("norm_eps", self.norm_eps, 1e-12, 1.0)];
-        for (field, found, min, max) in numbers {
-            if !(min..=max).contains(&found) {
-                return Err(ConfigError::BadNumber { field, found, min, max });
-            }
+        ConfigError::number("rope_theta", self.rope_theta, 1.0, 1e9)?;
+        ConfigError::number("norm_eps", self.norm_eps, 1e-12, 1.0)?;
+        if let Some(scaling) = &self.rope_scaling {
+            scaling.check()?;
         }
         let (found, max) = (self.parameters(), Space::ELEMENTS_MAX);
         if found > max { Err(ConfigError::TooLarge { found, max }) } else { Ok(()) }
@@ -172,7 +252,16 @@ impl ModelConfig {
     /// Width of a head.
     #[must_use]
     pub const fn head_dim(&self) -> usize {
-        self.hidden / self.heads
+        match self.head_dim {
+            Some(width) => width,
+            None => self.hidden / self.heads,
+        }
+    }
+
+    /// Width of the queries of a token: what attention gives to its output projection.
+    #[must_use]
+    pub const fn query_width(&self) -> usize {
+        self.heads * self.head_dim()
     }
 
     /// Width of the keys, and of the values, of a token.
@@ -181,12 +270,20 @@ impl ModelConfig {
         self.kv_heads * self.head_dim()
     }
 
+    /// Width of queries, keys and values together.
+    #[must_use]
+    pub const fn qkv_width(&self) -> usize {
+        self.query_width() + 2 * self.kv_width()
+    }
+
     /// How many parameters the model has.
     #[must_use]
     pub const fn parameters(&self) -> usize {
         let d = self.hidden;
-        let attention = 2 * d * d + 2 * self.kv_width() * d;
-        let layer = attention + 3 * self.ffn * d + 2 * d;
+        let attention = (self.qkv_width() + self.query_width()) * d;
+        let bias = if self.qkv_bias { self.qkv_width() } else { 0 };
+        let norms = if self.qk_norm { 2 * self.head_dim() } else { 0 };
+        let layer = attention + bias + norms + 3 * self.ffn * d + 2 * d;
         let heads = if self.tied { 1 } else { 2 };
         heads * self.vocab * d + self.layers * layer + d
     }
@@ -210,21 +307,31 @@ impl ModelConfig {
     /// When [`ModelConfig::check`] would refuse the sizes.
     #[must_use]
     pub fn space(&self) -> Space {
-        let (d, kv, ffn) = (self.hidden, self.kv_width(), self.ffn);
+        let (d, ffn) = (self.hidden, self.ffn);
+        let (q, kv) = (self.query_width(), self.kv_width());
         let mut specs = vec![TensorSpec::new("model.embed_tokens.weight", [self.vocab, d])];
         for layer in 0..self.layers {
             let mut push = |part: &str, shape: &[usize]| {
-                specs.push(TensorSpec::new(format!("model.layers.{layer}.{part}.weight"), shape));
+                specs.push(TensorSpec::new(format!("model.layers.{layer}.{part}"), shape));
             };
-            push("input_layernorm", &[d]);
-            push("self_attn.q_proj", &[d, d]);
-            push("self_attn.k_proj", &[kv, d]);
-            push("self_attn.v_proj", &[kv, d]);
-            push("self_attn.o_proj", &[d, d]);
-            push("post_attention_layernorm", &[d]);
-            push("mlp.gate_proj", &[ffn, d]);
-            push("mlp.up_proj", &[ffn, d]);
-            push("mlp.down_proj", &[d, ffn]);
+            push("input_layernorm.weight", &[d]);
+            push("self_attn.q_proj.weight", &[q, d]);
+            push("self_attn.k_proj.weight", &[kv, d]);
+            push("self_attn.v_proj.weight", &[kv, d]);
+            if self.qkv_bias {
+                push("self_attn.q_proj.bias", &[q]);
+                push("self_attn.k_proj.bias", &[kv]);
+                push("self_attn.v_proj.bias", &[kv]);
+            }
+            if self.qk_norm {
+                push("self_attn.q_norm.weight", &[self.head_dim()]);
+                push("self_attn.k_norm.weight", &[self.head_dim()]);
+            }
+            push("self_attn.o_proj.weight", &[d, q]);
+            push("post_attention_layernorm.weight", &[d]);
+            push("mlp.gate_proj.weight", &[ffn, d]);
+            push("mlp.up_proj.weight", &[ffn, d]);
+            push("mlp.down_proj.weight", &[d, ffn]);
         }
         specs.push(TensorSpec::new("model.norm.weight", [d]));
         if !self.tied {
@@ -235,7 +342,7 @@ impl ModelConfig {
 
     /// Where each group of tensors starts: what the implementations work from.
     pub(crate) fn places(&self) -> Places {
-        let (d, kv, ffn) = (self.hidden, self.kv_width(), self.ffn);
+        let (d, ffn, qkv) = (self.hidden, self.ffn, self.qkv_width());
         let mut at = self.vocab * d;
         let mut take = |elements: usize| {
             let start = at;
@@ -245,8 +352,10 @@ impl ModelConfig {
         let layers = (0..self.layers)
             .map(|_| LayerPlaces {
                 norm1: take(d),
-                qkv: take((d + 2 * kv) * d),
-                out: take(d * d),
+                qkv: take(qkv * d),
+                bias: self.qkv_bias.then(|| take(qkv)),
+                head_norms: self.qk_norm.then(|| take(2 * self.head_dim())),
+                out: take(d * self.query_width()),
                 norm2: take(d),
                 gate_up: take(2 * ffn * d),
                 down: take(d * ffn),
@@ -263,6 +372,10 @@ impl ModelConfig {
 pub(crate) struct LayerPlaces {
     pub(crate) norm1: usize,
     pub(crate) qkv: usize,
+    /// Biases of q, k and v.
+    pub(crate) bias: Option<usize>,
+    /// Gains of the norm of a query head, then of a key head.
+    pub(crate) head_norms: Option<usize>,
     pub(crate) out: usize,
     pub(crate) norm2: usize,
     pub(crate) gate_up: usize,

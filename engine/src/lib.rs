@@ -13,12 +13,15 @@ mod init;
 mod math;
 pub mod order;
 mod reference;
+mod rotary;
 mod sampling;
 mod state;
 pub mod tokenizer;
 mod traits;
 
-pub use config::{CONTEXT_MAX, ConfigError, LAYERS_MAX, ModelConfig, VOCAB_MAX, WIDTH_MAX};
+pub use config::{
+    CONTEXT_MAX, ConfigError, LAYERS_MAX, ModelConfig, RopeScaling, VOCAB_MAX, WIDTH_MAX,
+};
 pub use fast::{Fast, KernelChoice, KernelError, NUMERIC_CLASS};
 pub use init::initial_params;
 pub use reference::{Float, Reference};

@@ -104,25 +104,6 @@ pub(crate) fn power64(mut base: f64, mut exponent: u64) -> f64 {
     result
 }
 
-/// Cosines and sines of the rotary angles: `[context, head_dim / 2]` each (Su et al. 2021, in the
-/// half-split layout of Hugging Face).
-pub(crate) fn rotary_tables(context: usize, head_dim: usize, theta: f32) -> (Vec<f64>, Vec<f64>) {
-    let half = head_dim / 2;
-    let (mut cosines, mut sines) =
-        (Vec::with_capacity(context * half), Vec::with_capacity(context * half));
-    let ln_theta = ln64(f64::from(theta));
-    let frequencies: Vec<f64> =
-        (0..half).map(|i| exp64(-ln_theta * (2 * i) as f64 / head_dim as f64)).collect();
-    for position in 0..context {
-        for frequency in &frequencies {
-            let (sine, cosine) = sin_cos64(position as f64 * frequency);
-            cosines.push(cosine);
-            sines.push(sine);
-        }
-    }
-    (cosines, sines)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

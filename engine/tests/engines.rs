@@ -6,8 +6,8 @@
 use proptest::prelude::*;
 use suanli_base::Random;
 use suanli_engine::{
-    Batch, Cancel, Engine, Fast, KernelChoice, Loss, ModelConfig, Reference, Sampling, StepError,
-    StepSettings, initial_params,
+    Batch, Cancel, Engine, Fast, KernelChoice, Loss, ModelConfig, Reference, RopeScaling, Sampling,
+    StepError, StepSettings, initial_params,
 };
 
 /// A shape with everything odd: groups, widths that fill no vector, a context that fills no block.
@@ -23,7 +23,27 @@ fn odd() -> ModelConfig {
         rope_theta: 500.0,
         norm_eps: 1e-5,
         tied: false,
+        ..ModelConfig::demo()
     }
+}
+
+/// The same with what each architecture adds: a head wider than its share, biases, norms of queries
+/// and keys, stretched angles.
+fn architectures() -> Vec<ModelConfig> {
+    let llama3 = RopeScaling::Llama3 {
+        factor: 8.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_context: 16,
+    };
+    vec![
+        odd(),
+        ModelConfig { tied: true, ..odd() },
+        ModelConfig { rope_scaling: Some(llama3), ..odd() },
+        ModelConfig { head_dim: Some(10), ..odd() },
+        ModelConfig { qkv_bias: true, ..odd() },
+        ModelConfig { qk_norm: true, head_dim: Some(8), tied: true, ..odd() },
+    ]
 }
 
 /// Parameters away from the flat start, so that every path of the gradient carries weight.
@@ -114,8 +134,7 @@ fn worst(config: &ModelConfig, found: &[f32], expected: &[f32]) -> (f64, String)
 
 #[test]
 fn gradients_of_every_tensor_agree_with_finite_differences() {
-    for tied in [false, true] {
-        let config = ModelConfig { tied, ..odd() };
+    for config in architectures() {
         let engine = judge(&config, 3);
         let text = Text::new(&config, 2, 9, 3);
         let cancel = Cancel::new();
@@ -151,13 +170,20 @@ proptest! {
     fn the_fast_engine_agrees_with_the_plain_one_on_any_shape(
         (kv_heads, group, half, layers) in (1_usize..4, 1_usize..4, 1_usize..20, 1_usize..3),
         (vocab, ffn, sequences, length) in (2_usize..80, 1_usize..80, 1_usize..4, 1_usize..70),
-        tied in any::<bool>(),
+        (tied, qkv_bias, qk_norm) in any::<(bool, bool, bool)>(),
+        (own_width, scaling) in (0_usize..20, 0_usize..3),
         seed in any::<u64>(),
     ) {
         let heads = kv_heads * group;
         let config = ModelConfig {
             vocab, hidden: heads * half * 2, layers, heads, kv_heads, ffn,
-            context: length, rope_theta: 10_000.0, norm_eps: 1e-5, tied,
+            context: length, rope_theta: 10_000.0, norm_eps: 1e-5, tied, qkv_bias, qk_norm,
+            head_dim: (own_width > 0).then_some(2 * own_width),
+            rope_scaling: [
+                None,
+                Some(RopeScaling::Linear { factor: 2.5 }),
+                architectures()[2].rope_scaling,
+            ][scaling],
         };
         let text = Text::new(&config, sequences, length, seed);
         let (loss, expected) = gradient(&mut judge(&config, seed), &text);
@@ -199,7 +225,8 @@ fn fingerprint(engine: &mut Fast, text: &Text) -> (u64, Vec<u32>, String, Vec<u8
 #[test]
 fn threads_and_kernels_do_not_change_a_bit() {
     let wide = ModelConfig { hidden: 96, heads: 6, kv_heads: 3, ffn: 70, context: 70, ..odd() };
-    for (config, sequences, length) in [(odd(), 3, 41), (wide, 5, 70)] {
+    let each = architectures().into_iter().map(|config| (config, 3, 41));
+    for (config, sequences, length) in each.chain([(wide, 5, 70)]) {
         let text = Text::new(&config, sequences, length, 1);
         let mut engine = fast(&config, 1, KernelChoice::Portable, 1).unwrap();
         let expected = fingerprint(&mut engine, &text);
@@ -330,8 +357,7 @@ fn a_long_step_answers_a_cancel_within_50_ms() {
 
 #[test]
 fn generation_with_kept_keys_says_what_whole_texts_say() {
-    for tied in [false, true] {
-        let config = ModelConfig { tied, ..odd() };
+    for config in architectures() {
         let mut engine = fast(&config, 2, KernelChoice::Best, 6).unwrap();
         let greedy = Sampling { temperature: 0.0, top_p: 1.0, tokens_max: 100 };
         let mut ids = vec![3, 1, 4];

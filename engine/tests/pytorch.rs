@@ -23,6 +23,7 @@ fn model(tied: bool) -> ModelConfig {
         rope_theta: 10_000.0,
         norm_eps: 1e-5,
         tied,
+        ..ModelConfig::demo()
     }
 }
 

@@ -35,6 +35,7 @@ pub(crate) const fn model() -> ModelConfig {
         rope_theta: 10_000.0,
         norm_eps: 1e-5,
         tied: false,
+        ..ModelConfig::demo()
     }
 }
 

@@ -16,7 +16,10 @@ const BLOCK: usize = 32;
 /// The sizes of attention.
 #[derive(Clone, Copy)]
 pub(super) struct Heads {
-    pub(super) hidden: usize,
+    /// Width of all queries: of the rows of the outcome.
+    pub(super) query: usize,
+    /// Width of queries and keys: what is rotated.
+    pub(super) normed: usize,
     /// Width of a head.
     pub(super) width: usize,
     pub(super) kv_heads: usize,
@@ -31,25 +34,26 @@ impl Heads {
     pub(super) fn new(config: &ModelConfig) -> Self {
         let width = config.head_dim();
         Self {
-            hidden: config.hidden,
+            query: config.query_width(),
+            normed: config.query_width() + config.kv_width(),
             width,
             kv_heads: config.kv_heads,
             group: config.heads / config.kv_heads,
-            stride: config.hidden + 2 * config.kv_width(),
+            stride: config.qkv_width(),
             scale: 1.0 / (width as f32).sqrt(),
         }
     }
 
-    const fn query(&self, head: usize) -> usize {
+    const fn query_of(&self, head: usize) -> usize {
         head * self.width
     }
 
     const fn key(&self, kv: usize) -> usize {
-        self.hidden + kv * self.width
+        self.query + kv * self.width
     }
 
     const fn value(&self, kv: usize) -> usize {
-        self.hidden + (self.kv_heads + kv) * self.width
+        self.query + (self.kv_heads + kv) * self.width
     }
 }
 
@@ -91,7 +95,7 @@ impl Room {
 pub(super) struct Rows {
     /// q, k, v in rows of `stride`.
     pub(super) qkv: Parts<f32>,
-    /// The outcome, in rows of `hidden`.
+    /// The outcome, in rows of `query`.
     pub(super) y: Parts<f32>,
     /// Shift and reciprocal sum of each row and head.
     pub(super) sums: Parts<(f32, f32)>,
@@ -139,7 +143,7 @@ pub(super) fn forward(k: &Kernels, heads: &Heads, place: Place, rows: Rows, room
     for head in kv * heads.group..(kv + 1) * heads.group {
         for start in (0..length).step_by(BLOCK) {
             let end = (start + BLOCK).min(length);
-            let queries = rows.qkv.at((first + start) * stride + heads.query(head));
+            let queries = rows.qkv.at((first + start) * stride + heads.query_of(head));
             score(k, heads, queries, (start, end), &room.keys, &mut room.scores, row);
             // SAFETY: these rows and this head belong to this task alone.
             let sums = unsafe { rows.sums.part(sums_range(heads, first, start, end, head)) };
@@ -157,8 +161,8 @@ pub(super) fn forward(k: &Kernels, heads: &Heads, place: Place, rows: Rows, room
                 b: rows.qkv.at(first * stride + heads.value(kv)),
                 b_panel: COLUMNS,
                 b_row: stride,
-                c: rows.y.at((first + start) * heads.hidden + heads.query(head)),
-                c_row: heads.hidden,
+                c: rows.y.at((first + start) * heads.query + heads.query_of(head)),
+                c_row: heads.query,
                 add: false,
             };
             // SAFETY: rows and columns inside their buffers; this head's columns of y are ours.
@@ -218,7 +222,7 @@ pub(super) fn backward(
     room: &mut Room,
 ) {
     let Place { first, length, kv } = place;
-    let (stride, width, d, row) = (heads.stride, heads.width, heads.hidden, scores_row(length));
+    let (stride, width, d, row) = (heads.stride, heads.width, heads.query, scores_row(length));
     let (key, value) = (first * stride + heads.key(kv), first * stride + heads.value(kv));
     pack_heads(rows.qkv, key, (length, width, stride), &mut room.keys);
     pack_heads(rows.qkv, value, (length, width, stride), &mut room.values);
@@ -232,8 +236,8 @@ pub(super) fn backward(
         for start in (0..length).step_by(BLOCK) {
             let end = (start + BLOCK).min(length);
             let m = end - start;
-            let at = (first + start) * stride + heads.query(head);
-            let y_at = (first + start) * d + heads.query(head);
+            let at = (first + start) * stride + heads.query_of(head);
+            let y_at = (first + start) * d + heads.query_of(head);
             score(k, heads, rows.qkv.at(at), (start, end), &room.keys, &mut room.scores, row);
             // dP = dY V^T
             let product = Product {

@@ -88,7 +88,7 @@ impl Pass<'_> {
                 self.h2.part(scaled(rows, d)),
                 self.dh2.part(scaled(rows, d)),
                 self.dmiddle.part(scaled(rows, d)),
-                self.dy.part(scaled(rows, d)),
+                self.dy.part(scaled(rows, self.plan.heads.query)),
             )
         };
         let matrices = &self.weights.layers[layer];
@@ -108,7 +108,12 @@ impl Pass<'_> {
     fn first_half_back(&self, layer: usize, before: Parts<f32>, rows: &Range<usize>) {
         let (kept, d) = (&self.layers[layer], self.plan.config.hidden);
         let stride = self.plan.heads.stride;
+        let [raw, head_scales] = self.raw_rows(layer, rows);
         // SAFETY: these rows belong to this task alone.
+        let (dheads, raw, head_scales) = unsafe {
+            (self.dheads.part(raw.clone()), kept.raw.read(raw), kept.head_scales.read(head_scales))
+        };
+        // SAFETY: as above.
         let (x, dqkv, scales, h, dh, dmiddle, dx) = unsafe {
             (
                 kept.x.read(scaled(rows, d)),
@@ -123,11 +128,40 @@ impl Pass<'_> {
         for (row, dqkv) in rows.clone().zip(dqkv.chunks_mut(stride)) {
             self.plan.rotate(&self.k, dqkv, row % self.batch.length, -1.0);
         }
+        self.norm_heads_back(layer, dqkv, dheads, raw, head_scales);
         let gain = self.gain(self.plan.places.layers[layer].norm1);
         self.norm_rows(x, gain, h, scales);
         self.apply_back(&self.weights.layers[layer].qkv, dqkv, rows.len(), dh);
         dx.copy_from_slice(dmiddle);
         self.norm_back_rows(dh, x, gain, scales, dx);
+    }
+
+    /// Back through the norm of queries and keys, where there is one; `dheads` is left holding each
+    /// head's part of the gain's gradient.
+    fn norm_heads_back(
+        &self,
+        layer: usize,
+        dqkv: &mut [f32],
+        dheads: &mut [f32],
+        raw: &[f32],
+        scales: &[f32],
+    ) {
+        let Some(start) = self.plan.places.layers[layer].head_norms else { return };
+        let (width, normed) = (self.plan.heads.width, self.plan.heads.normed);
+        let rows = dqkv.chunks_mut(self.plan.heads.stride).zip(dheads.chunks_mut(normed));
+        for ((dqkv, dheads), (raw, scales)) in
+            rows.zip(raw.chunks(normed).zip(scales.chunks(normed / width)))
+        {
+            dheads.copy_from_slice(&dqkv[..normed]);
+            dqkv[..normed].fill(0.0);
+            let heads = dqkv.chunks_mut(width).zip(dheads.chunks_mut(width));
+            for (index, ((into, dh), (raw, scale))) in
+                heads.zip(raw.chunks(width).zip(scales)).enumerate()
+            {
+                let gain = &self.params[self.plan.head_gain(start, index)];
+                self.k.norm_back(dh, raw, gain, *scale, into);
+            }
+        }
     }
 
     /// The gradients of a layer's matrices and gains: tasks are blocks of their rows.
@@ -145,7 +179,9 @@ impl Pass<'_> {
         let blocks = all.map(|matrix| matrix.rows.div_ceil(BLOCK));
         let places = self.plan.places.layers[layer];
         let grads = Parts::new(grads);
-        let tasks = 2 + blocks.iter().sum::<usize>();
+        let query = self.plan.heads.query;
+        let sums = [Some(places.norm1), Some(places.norm2), places.bias, places.head_norms];
+        let tasks = sums.len() + blocks.iter().sum::<usize>();
         Self::region(pool, self.cancel, tasks, &|worker, index| {
             // SAFETY: this region only reads these; each task has its own rows of `grads`.
             unsafe {
@@ -154,7 +190,7 @@ impl Pass<'_> {
                 let factors = [
                     (after.read(0..tokens * d), self.act.read(0..tokens * c.ffn)),
                     (kept.gate_up.read(0..tokens * 2 * c.ffn), self.h2.read(0..tokens * d)),
-                    (self.dmiddle.read(0..tokens * d), kept.y.read(0..tokens * d)),
+                    (self.dmiddle.read(0..tokens * d), kept.y.read(0..tokens * query)),
                     (self.dqkv.read(0..tokens * stride), self.h1.read(0..tokens * d)),
                 ];
                 for ((matrix, blocks), (dy, x)) in all.iter().zip(blocks).zip(factors) {
@@ -168,10 +204,34 @@ impl Pass<'_> {
                     }
                     index -= blocks;
                 }
-                let (dh, at) = [(self.dh1, places.norm1), (self.dh2, places.norm2)][index];
-                self.gain_rows(dh.read(0..tokens * d), grads.part(at..at + d));
+                let Some(at) = sums[index] else { return };
+                match index {
+                    0 => self.gain_rows(self.dh1.read(0..tokens * d), grads.part(at..at + d)),
+                    1 => self.gain_rows(self.dh2.read(0..tokens * d), grads.part(at..at + d)),
+                    2 => {
+                        let dqkv = self.dqkv.read(0..tokens * stride);
+                        self.gain_rows(dqkv, grads.part(at..at + stride));
+                    }
+                    _ => {
+                        let dheads = self.dheads.read(0..tokens * self.plan.heads.normed);
+                        self.head_gain_rows(dheads, grads.part(at..at + 2 * self.plan.heads.width));
+                    }
+                }
             }
         })
+    }
+
+    /// Sums what heads give to their two gains, token after token, head after head.
+    fn head_gain_rows(&self, dheads: &[f32], grad: &mut [f32]) {
+        let heads = &self.plan.heads;
+        let (queries, keys) = grad.split_at_mut(heads.width);
+        queries.fill(0.0);
+        keys.fill(0.0);
+        for row in dheads.chunks(heads.normed) {
+            let (q, k) = row.split_at(heads.query);
+            q.chunks(heads.width).for_each(|head| self.k.add(queries, head));
+            k.chunks(heads.width).for_each(|head| self.k.add(keys, head));
+        }
     }
 
     fn gain_rows(&self, dh: &[f32], grad: &mut [f32]) {

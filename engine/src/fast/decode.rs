@@ -17,6 +17,8 @@ pub(super) struct Decoder {
     x: Vec<f32>,
     h: Vec<f32>,
     qkv: Vec<f32>,
+    raw: Vec<f32>,
+    head_scales: Vec<f32>,
     y: Vec<f32>,
     gate_up: Vec<f32>,
     act: Vec<f32>,
@@ -46,7 +48,9 @@ impl Decoder {
             (&mut self.x, c.hidden),
             (&mut self.h, c.hidden),
             (&mut self.qkv, plan.heads.stride),
-            (&mut self.y, c.hidden),
+            (&mut self.raw, if c.qk_norm { plan.heads.normed } else { 0 }),
+            (&mut self.head_scales, c.heads + c.kv_heads),
+            (&mut self.y, plan.heads.query),
             (&mut self.gate_up, 2 * c.ffn),
             (&mut self.act, c.ffn),
             (&mut self.scores, c.context.next_multiple_of(COLUMNS)),
@@ -78,7 +82,16 @@ impl Decoder {
         for (layer, matrices) in weights.layers.iter().enumerate() {
             let places = plan.places.layers[layer];
             k.norm(&self.x, gain(places.norm1), c.norm_eps, &mut self.h);
-            apply(&matrices.qkv, &self.h, &mut self.qkv, Start::Zero);
+            let start = match places.bias {
+                Some(bias) => {
+                    self.qkv.copy_from_slice(&params[bias..bias + plan.heads.stride]);
+                    Start::Here
+                }
+                None => Start::Zero,
+            };
+            apply(&matrices.qkv, &self.h, &mut self.qkv, start);
+            let (raw, scales) = (&mut self.raw, &mut self.head_scales);
+            plan.norm_heads(k, (params, layer), &mut self.qkv, raw, scales);
             plan.rotate(k, &mut self.qkv, self.position, 1.0);
             self.attend(k, plan, layer);
             apply(&matrices.out, &self.y, &mut self.x, Start::Here);
@@ -99,7 +112,7 @@ impl Decoder {
         let (t, width, kv_width) = (self.position, c.head_dim(), c.kv_width());
         let cache = &mut self.layers[layer];
         let panels = c.context.next_multiple_of(COLUMNS) * width;
-        let (query, rest) = self.qkv.split_at(c.hidden);
+        let (query, rest) = self.qkv.split_at(plan.heads.query);
         let (key, value) = rest.split_at(kv_width);
         cache.values[t * kv_width..(t + 1) * kv_width].copy_from_slice(value);
         for (kv, key) in key.chunks(width).enumerate() {

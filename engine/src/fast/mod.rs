@@ -100,6 +100,7 @@ impl Fast {
             self.grads = vec![0.0; self.params.len()];
         }
         self.weights.pack(&self.params, Need::Both, &mut self.pool);
+        self.plan.reach(batch.length);
         let Self { k, plan, weights, params, .. } = self;
         let input = Input { k: *k, plan, weights, params, batch, cancel };
         let pass = Pass::new(input, &mut self.buffers, self.pool.threads(), Way::AndBack);
@@ -223,6 +224,7 @@ impl Engine for Fast {
     fn evaluate(&mut self, batch: &Batch<'_>, cancel: &Cancel) -> Result<Loss, StepError> {
         batch.check(&self.plan.config)?;
         self.weights.pack(&self.params, Need::Forward, &mut self.pool);
+        self.plan.reach(batch.length);
         let group = (EVALUATE_TOKENS / batch.length).max(1) * batch.length;
         let mut total = Loss::default();
         for start in (0..batch.tokens()).step_by(group) {
@@ -264,6 +266,7 @@ impl Engine for Fast {
             Batch { sequences: 1, length: ids.len(), inputs: ids, targets: ids, weights: &weights };
         batch.check(&self.plan.config)?;
         self.weights.pack(&self.params, Need::Forward, &mut self.pool);
+        self.plan.reach(ids.len());
         let mut out = vec![0.0; ids.len() * self.plan.config.vocab];
         let cancel = Cancel::new();
         let Self { k, plan, weights, params, .. } = self;
@@ -286,8 +289,10 @@ impl Engine for Fast {
         emit: &mut dyn FnMut(u32) -> bool,
     ) -> Result<(), StepError> {
         self.weights.pack(&self.params, Need::Forward, &mut self.pool);
+        crate::sampling::check_prompt(prompt, &self.plan.config)?;
+        let most = prompt.len().saturating_add(settings.tokens_max);
+        self.plan.reach(most.min(self.plan.config.context));
         let Self { k, plan, weights, params, decoder, .. } = self;
-        crate::sampling::check_prompt(prompt, &plan.config)?;
         decoder.start(plan);
         let context = plan.config.context;
         let mut feed = |id: u32| decoder.feed(k, plan, weights, params, id).to_vec();

@@ -9,7 +9,8 @@
 use core::ops::Range;
 
 use crate::config::{LOGITS_MAX, ModelConfig, Places};
-use crate::math::{ln64, rotary_tables};
+use crate::math::ln64;
+use crate::rotary::Rotary;
 use crate::traits::{Batch, Cancel, Loss, StepError};
 
 use super::attention::{self, Heads, Place, Room, Rows};
@@ -25,31 +26,69 @@ pub(super) struct Plan {
     pub(super) config: ModelConfig,
     pub(super) heads: Heads,
     pub(super) places: Places,
-    pub(super) cosines: Vec<f32>,
-    pub(super) sines: Vec<f32>,
+    rotary: Rotary,
+    /// Of every position up to the longest text seen.
+    cosines: Vec<f32>,
+    sines: Vec<f32>,
 }
 
 impl Plan {
     pub(super) fn new(config: ModelConfig) -> Self {
-        let tables = rotary_tables(config.context, config.head_dim(), config.rope_theta);
-        let narrow = |table: Vec<f64>| table.into_iter().map(|value| value as f32).collect();
         Self {
             heads: Heads::new(&config),
             places: config.places(),
-            cosines: narrow(tables.0),
-            sines: narrow(tables.1),
+            rotary: Rotary::new(&config),
+            cosines: Vec::new(),
+            sines: Vec::new(),
             config,
         }
     }
 
+    /// Knows the angles of `length` positions from here on.
+    pub(super) fn reach(&mut self, length: usize) {
+        let half = self.rotary.half();
+        for position in self.cosines.len() / half..length {
+            for (sine, cosine) in self.rotary.at(position) {
+                self.cosines.push(cosine as f32);
+                self.sines.push(sine as f32);
+            }
+        }
+    }
+
+    /// Norms the queries and keys of one row where the model does, head by head; `raw` takes them
+    /// as they were, `scales` what the way back needs. Both are empty when the model does not.
+    pub(super) fn norm_heads(
+        &self,
+        k: &Kernels,
+        (params, layer): (&[f32], usize),
+        row: &mut [f32],
+        raw: &mut [f32],
+        scales: &mut [f32],
+    ) {
+        let Some(start) = self.places.layers[layer].head_norms else { return };
+        let width = self.heads.width;
+        raw.copy_from_slice(&row[..raw.len()]);
+        let heads = row.chunks_mut(width).zip(raw.chunks(width)).zip(scales);
+        for (index, ((head, raw), scale)) in heads.enumerate() {
+            let gain = &params[self.head_gain(start, index)];
+            *scale = k.norm(raw, gain, self.config.norm_eps, head);
+        }
+    }
+
+    /// Where the gain of a head lies: queries have one, keys another.
+    pub(super) fn head_gain(&self, start: usize, head: usize) -> Range<usize> {
+        let width = self.heads.width;
+        let start = if head < self.config.heads { start } else { start + width };
+        start..start + width
+    }
+
     /// Rotates the queries and keys of one row.
     pub(super) fn rotate(&self, k: &Kernels, row: &mut [f32], position: usize, turn: f32) {
-        let width = self.config.head_dim();
+        let width = self.heads.width;
         let half = width / 2;
         let range = position * half..(position + 1) * half;
         let (cosines, sines) = (&self.cosines[range.clone()], &self.sines[range]);
-        let end = self.config.hidden + self.config.kv_width();
-        for head in row[..end].chunks_mut(width) {
+        for head in row[..self.heads.normed].chunks_mut(width) {
             k.rotate(head, cosines, sines, turn);
         }
     }
@@ -62,6 +101,9 @@ struct Kept {
     x: Vec<f32>,
     middle: Vec<f32>,
     qkv: Vec<f32>,
+    /// Queries and keys before their own norm, for models that have it, and its scales.
+    raw: Vec<f32>,
+    head_scales: Vec<f32>,
     y: Vec<f32>,
     gate_up: Vec<f32>,
     scale1: Vec<f32>,
@@ -75,6 +117,8 @@ pub(super) struct KeptParts {
     pub(super) x: Parts<f32>,
     pub(super) middle: Parts<f32>,
     pub(super) qkv: Parts<f32>,
+    pub(super) raw: Parts<f32>,
+    pub(super) head_scales: Parts<f32>,
     pub(super) y: Parts<f32>,
     pub(super) gate_up: Parts<f32>,
     pub(super) scale1: Parts<f32>,
@@ -106,6 +150,7 @@ pub(super) struct Buffers {
     dmiddle: Vec<f32>,
     dy: Vec<f32>,
     dqkv: Vec<f32>,
+    dheads: Vec<f32>,
     act: Vec<f32>,
     h1: Vec<f32>,
     h2: Vec<f32>,
@@ -134,12 +179,16 @@ impl Buffers {
     fn prepare(&mut self, plan: &Plan, batch: &Batch<'_>, threads: usize, way: Way) {
         let c = &plan.config;
         let (rows, d, qkv, ffn) = (batch.tokens(), c.hidden, plan.heads.stride, c.ffn);
+        let query = plan.heads.query;
+        let normed = if c.qk_norm { plan.heads.normed } else { 0 };
         self.layers.resize_with(c.layers, Kept::default);
         for kept in &mut self.layers {
             grow(&mut kept.x, rows * d);
             grow(&mut kept.middle, rows * d);
             grow(&mut kept.qkv, rows * qkv);
-            grow(&mut kept.y, rows * d);
+            grow(&mut kept.raw, rows * normed);
+            grow(&mut kept.head_scales, rows * normed / plan.heads.width);
+            grow(&mut kept.y, rows * query);
             grow(&mut kept.gate_up, rows * 2 * ffn);
             grow(&mut kept.scale1, rows);
             grow(&mut kept.scale2, rows);
@@ -155,11 +204,12 @@ impl Buffers {
         if way == Way::AndBack {
             let [before, after] = &mut self.dx;
             let square = [&mut self.h1, &mut self.h2, &mut self.dh1, &mut self.dh2];
-            for buffer in [before, after, &mut self.dmiddle, &mut self.dy].into_iter().chain(square)
-            {
+            for buffer in [before, after, &mut self.dmiddle].into_iter().chain(square) {
                 grow(buffer, rows * d);
             }
+            grow(&mut self.dy, rows * query);
             grow(&mut self.dqkv, rows * qkv);
+            grow(&mut self.dheads, rows * normed);
             grow(&mut self.act, rows * ffn);
         }
         let empty =
@@ -206,6 +256,8 @@ pub(super) struct Pass<'a> {
     pub(super) dmiddle: Parts<f32>,
     pub(super) dy: Parts<f32>,
     pub(super) dqkv: Parts<f32>,
+    /// What each row and head gives to the gradient of the heads' gains.
+    pub(super) dheads: Parts<f32>,
     pub(super) act: Parts<f32>,
     pub(super) h1: Parts<f32>,
     pub(super) h2: Parts<f32>,
@@ -239,6 +291,8 @@ impl<'a> Pass<'a> {
             x: Parts::new(&mut kept.x),
             middle: Parts::new(&mut kept.middle),
             qkv: Parts::new(&mut kept.qkv),
+            raw: Parts::new(&mut kept.raw),
+            head_scales: Parts::new(&mut kept.head_scales),
             y: Parts::new(&mut kept.y),
             gate_up: Parts::new(&mut kept.gate_up),
             scale1: Parts::new(&mut kept.scale1),
@@ -263,6 +317,7 @@ impl<'a> Pass<'a> {
             dmiddle: Parts::new(&mut buffers.dmiddle),
             dy: Parts::new(&mut buffers.dy),
             dqkv: Parts::new(&mut buffers.dqkv),
+            dheads: Parts::new(&mut buffers.dheads),
             act: Parts::new(&mut buffers.act),
             h1: Parts::new(&mut buffers.h1),
             h2: Parts::new(&mut buffers.h2),
@@ -351,11 +406,14 @@ impl<'a> Pass<'a> {
     fn first_half(&self, layer: usize, worker: usize, rows: &Range<usize>) {
         let (kept, d) = (&self.layers[layer], self.plan.config.hidden);
         let stride = self.plan.heads.stride;
+        let [raw, head_scales] = self.raw_rows(layer, rows);
         // SAFETY: these rows belong to this task alone, and a worker runs one task at a time.
-        let (x, qkv, scales, scratch) = unsafe {
+        let (x, qkv, raw, head_scales, scales, scratch) = unsafe {
             (
                 kept.x.read(scaled(rows, d)),
                 kept.qkv.part(scaled(rows, stride)),
+                kept.raw.part(raw),
+                kept.head_scales.part(head_scales),
                 kept.scale1.part(rows.clone()),
                 &mut self.workers.part(worker..worker + 1)[0],
             )
@@ -363,10 +421,34 @@ impl<'a> Pass<'a> {
         let gain = self.gain(self.plan.places.layers[layer].norm1);
         self.norm_rows(x, gain, &mut scratch.h, scales);
         let matrix = &self.weights.layers[layer].qkv;
-        self.apply(matrix, &scratch.h, rows.len(), qkv, Start::Zero);
-        for (row, qkv) in rows.clone().zip(qkv.chunks_mut(stride)) {
+        let start = self.biased(layer, qkv);
+        self.apply(matrix, &scratch.h, rows.len(), qkv, start);
+        let (raw_width, scales_width) = (raw.len() / rows.len(), head_scales.len() / rows.len());
+        for (i, (row, qkv)) in rows.clone().zip(qkv.chunks_mut(stride)).enumerate() {
+            let raw = &mut raw[i * raw_width..(i + 1) * raw_width];
+            let scales = &mut head_scales[i * scales_width..(i + 1) * scales_width];
+            self.plan.norm_heads(&self.k, (self.params, layer), qkv, raw, scales);
             self.plan.rotate(&self.k, qkv, row % self.batch.length, 1.0);
         }
+    }
+
+    /// Where the queries and keys of some rows are kept before their norm, and its scales: nowhere
+    /// when the model does not norm them.
+    pub(super) fn raw_rows(&self, layer: usize, rows: &Range<usize>) -> [Range<usize>; 2] {
+        let normed = match self.plan.places.layers[layer].head_norms {
+            Some(_) => self.plan.heads.normed,
+            None => 0,
+        };
+        [scaled(rows, normed), scaled(rows, normed / self.plan.heads.width)]
+    }
+
+    /// Puts the bias into rows of q, k, v, where there is one; where their chains then start.
+    fn biased(&self, layer: usize, qkv: &mut [f32]) -> Start {
+        let Some(bias) = self.plan.places.layers[layer].bias else { return Start::Zero };
+        let stride = self.plan.heads.stride;
+        let bias = &self.params[bias..bias + stride];
+        qkv.chunks_mut(stride).for_each(|row| row.copy_from_slice(bias));
+        Start::Here
     }
 
     /// The output projection, norm and feed-forward part.
@@ -376,7 +458,7 @@ impl<'a> Pass<'a> {
         let (x, y, middle, gate_up, scales, next, scratch) = unsafe {
             (
                 kept.x.read(scaled(rows, d)),
-                kept.y.read(scaled(rows, d)),
+                kept.y.read(scaled(rows, self.plan.heads.query)),
                 kept.middle.part(scaled(rows, d)),
                 kept.gate_up.part(scaled(rows, 2 * ffn)),
                 kept.scale2.part(rows.clone()),

@@ -58,7 +58,7 @@ pub(super) enum Need {
 
 impl Weights {
     pub(super) fn new(config: &ModelConfig) -> Self {
-        let (d, qkv, ffn) = (config.hidden, config.hidden + 2 * config.kv_width(), config.ffn);
+        let (d, qkv, ffn) = (config.hidden, config.qkv_width(), config.ffn);
         let (mut forward, mut backward) = (0, 0);
         let mut matrix = |start, rows: usize, columns: usize| {
             let matrix = Matrix { start, rows, columns, forward, backward };
@@ -70,7 +70,7 @@ impl Weights {
         let layers = (places.layers.iter())
             .map(|at| LayerMatrices {
                 qkv: matrix(at.qkv, qkv, d),
-                out: matrix(at.out, d, d),
+                out: matrix(at.out, d, config.query_width()),
                 gate_up: matrix(at.gate_up, 2 * ffn, d),
                 down: matrix(at.down, d, ffn),
             })

@@ -4,7 +4,7 @@
 //! papers, every intermediate kept.
 
 use crate::config::{LayerPlaces, ModelConfig, Places};
-use crate::math::rotary_tables;
+use crate::rotary::Rotary;
 
 use super::float::Float;
 
@@ -12,8 +12,8 @@ use super::float::Float;
 pub(super) struct Model<T> {
     pub(super) config: ModelConfig,
     places: Places,
-    cosines: Vec<T>,
-    sines: Vec<T>,
+    rotary: Rotary,
+    width: core::marker::PhantomData<T>,
 }
 
 /// What a layer keeps of one sequence.
@@ -21,6 +21,9 @@ struct Kept<T> {
     x: Vec<T>,
     h1: Vec<T>,
     scale1: Vec<T>,
+    /// Queries and keys before their norm, where they have one, and that norm's scales.
+    raw: Vec<T>,
+    head_scales: Vec<T>,
     qkv: Vec<T>,
     /// Probabilities, `[head][query][key]`.
     p: Vec<T>,
@@ -34,6 +37,8 @@ struct Kept<T> {
 
 /// A whole sequence on its way.
 pub(super) struct Trace<T> {
+    /// Sines and cosines, `[token][head_dim / 2]`.
+    angles: Vec<(T, T)>,
     layers: Vec<Kept<T>>,
     x: Vec<T>,
     normed: Vec<T>,
@@ -120,27 +125,81 @@ fn sigmoid<T: Float>(x: T) -> T {
 
 impl<T: Float> Model<T> {
     pub(super) fn new(config: ModelConfig) -> Self {
-        let tables = rotary_tables(config.context, config.head_dim(), config.rope_theta);
-        let of = |table: Vec<f64>| table.into_iter().map(T::of).collect();
-        Self { places: config.places(), cosines: of(tables.0), sines: of(tables.1), config }
+        let (places, rotary) = (config.places(), Rotary::new(&config));
+        Self { places, rotary, config, width: core::marker::PhantomData }
     }
 
     fn stride(&self) -> usize {
-        self.config.hidden + 2 * self.config.kv_width()
+        self.config.qkv_width()
     }
 
-    fn rotate(&self, qkv: &mut [T], turn: T) {
+    fn angles(&self, tokens: usize) -> Vec<(T, T)> {
+        let rows = (0..tokens).flat_map(|position| self.rotary.at(position));
+        rows.map(|(sine, cosine)| (T::of(sine), T::of(cosine))).collect()
+    }
+
+    /// Queries and keys of a row, head by head.
+    fn heads<'a>(&self, row: &'a mut [T]) -> core::slice::ChunksExactMut<'a, T> {
         let c = &self.config;
-        let half = c.head_dim() / 2;
-        for (position, row) in qkv.chunks_mut(self.stride()).enumerate() {
-            for head in row[..c.hidden + c.kv_width()].chunks_mut(2 * half) {
-                for i in 0..half {
-                    let (cosine, sine) =
-                        (self.cosines[position * half + i], self.sines[position * half + i] * turn);
-                    let (a, b) = (head[i], head[i + half]);
-                    head[i] = a * cosine - b * sine;
-                    head[i + half] = b * cosine + a * sine;
+        row[..c.query_width() + c.kv_width()].chunks_exact_mut(c.head_dim())
+    }
+
+    fn rotate(&self, qkv: &mut [T], angles: &[(T, T)], turn: T) {
+        let half = self.rotary.half();
+        for (row, angles) in qkv.chunks_mut(self.stride()).zip(angles.chunks(half)) {
+            for head in self.heads(row) {
+                for (i, (sine, cosine)) in angles.iter().enumerate() {
+                    let (a, b, sine) = (head[i], head[i + half], *sine * turn);
+                    head[i] = a * *cosine - b * sine;
+                    head[i + half] = b * *cosine + a * sine;
                 }
+            }
+        }
+    }
+
+    /// Which gain the head of this index has: queries first, then keys.
+    fn head_gain(&self, start: usize, head: usize) -> core::ops::Range<usize> {
+        let width = self.config.head_dim();
+        let start = if head < self.config.heads { start } else { start + width };
+        start..start + width
+    }
+
+    /// Norms queries and keys head by head where the model does; returns them as they were, and
+    /// the scales.
+    fn norm_heads(&self, params: &[T], at: &LayerPlaces, qkv: &mut [T]) -> (Vec<T>, Vec<T>) {
+        let (mut raw, mut scales) = (Vec::new(), Vec::new());
+        let Some(start) = at.head_norms else { return (raw, scales) };
+        for row in qkv.chunks_mut(self.stride()) {
+            for (index, head) in self.heads(row).enumerate() {
+                raw.extend_from_slice(head);
+                let gain = &params[self.head_gain(start, index)];
+                let (out, scale) = norm(head, gain, self.config.norm_eps);
+                head.copy_from_slice(&out);
+                scales.extend(scale);
+            }
+        }
+        (raw, scales)
+    }
+
+    /// The way back through [`Self::norm_heads`], in place.
+    fn norm_heads_back(
+        &self,
+        params: &[T],
+        at: &LayerPlaces,
+        kept: &Kept<T>,
+        grads: &mut [T],
+        dqkv: &mut [T],
+    ) {
+        let Some(start) = at.head_norms else { return };
+        let mut raw = kept.raw.chunks(self.config.head_dim());
+        let mut scales = kept.head_scales.chunks(1);
+        for row in dqkv.chunks_mut(self.stride()) {
+            for (index, head) in self.heads(row).enumerate() {
+                let (raw, scale) = (raw.next().expect("a head"), scales.next().expect("a head"));
+                let range = self.head_gain(start, index);
+                let (gain, dgain) = (&params[range.clone()], &mut grads[range]);
+                let dx = norm_back(head, raw, gain, scale, dgain);
+                head.copy_from_slice(&dx);
             }
         }
     }
@@ -149,7 +208,7 @@ impl<T: Float> Model<T> {
     fn parts(&self, head: usize) -> (usize, usize, usize) {
         let c = &self.config;
         let (width, kv) = (c.head_dim(), head * c.kv_heads / c.heads);
-        let key = c.hidden + kv * width;
+        let key = c.query_width() + kv * width;
         (head * width, key, key + c.kv_width())
     }
 
@@ -157,7 +216,7 @@ impl<T: Float> Model<T> {
         let (c, stride) = (&self.config, self.stride());
         let (tokens, width) = (qkv.len() / stride, c.head_dim());
         let scale = T::ONE / T::of(width as f64).root();
-        let (mut p, mut y) = (zeros(c.heads * tokens * tokens), zeros(tokens * c.hidden));
+        let (mut p, mut y) = (zeros(c.heads * tokens * tokens), zeros(tokens * c.query_width()));
         for head in 0..c.heads {
             let (q, k, v) = self.parts(head);
             let part = |at: usize, t: usize| &qkv[t * stride + at..][..width];
@@ -175,7 +234,7 @@ impl<T: Float> Model<T> {
                 for (s, score) in row.iter_mut().enumerate() {
                     *score = *score / sum;
                     for i in 0..width {
-                        y[t * c.hidden + q + i] += *score * part(v, s)[i];
+                        y[t * c.query_width() + q + i] += *score * part(v, s)[i];
                     }
                 }
             }
@@ -185,14 +244,14 @@ impl<T: Float> Model<T> {
 
     fn attend_back(&self, dy: &[T], kept: &Kept<T>) -> Vec<T> {
         let (c, stride) = (&self.config, self.stride());
-        let (tokens, width) = (dy.len() / c.hidden, c.head_dim());
+        let (tokens, width) = (dy.len() / c.query_width(), c.head_dim());
         let scale = T::ONE / T::of(width as f64).root();
         let mut dqkv = zeros(kept.qkv.len());
         for head in 0..c.heads {
             let (q, k, v) = self.parts(head);
             for t in 0..tokens {
                 let p = &kept.p[(head * tokens + t) * tokens..][..=t];
-                let slope = &dy[t * c.hidden + q..][..width];
+                let slope = &dy[t * c.query_width() + q..][..width];
                 let dp: Vec<T> =
                     (0..=t).map(|s| dot(slope, &kept.qkv[s * stride + v..][..width])).collect();
                 let mean = dot(&dp, p);
@@ -209,14 +268,25 @@ impl<T: Float> Model<T> {
         dqkv
     }
 
-    fn layer(&self, params: &[T], at: &LayerPlaces, x: Vec<T>) -> (Kept<T>, Vec<T>) {
+    fn layer(
+        &self,
+        params: &[T],
+        at: &LayerPlaces,
+        x: Vec<T>,
+        angles: &[(T, T)],
+    ) -> (Kept<T>, Vec<T>) {
         let c = &self.config;
         let (d, ffn) = (c.hidden, c.ffn);
         let (h1, scale1) = norm(&x, &params[at.norm1..at.norm1 + d], c.norm_eps);
         let mut qkv = apply(&h1, &params[at.qkv..], d, self.stride());
-        self.rotate(&mut qkv, T::ONE);
+        if let Some(bias) = at.bias {
+            let bias = &params[bias..bias + self.stride()];
+            qkv.chunks_mut(self.stride()).for_each(|row| add(row, bias));
+        }
+        let (raw, head_scales) = self.norm_heads(params, at, &mut qkv);
+        self.rotate(&mut qkv, angles, T::ONE);
         let (p, y) = self.attend(&qkv);
-        let mut middle = apply(&y, &params[at.out..], d, d);
+        let mut middle = apply(&y, &params[at.out..], c.query_width(), d);
         add(&mut middle, &x);
         let (h2, scale2) = norm(&middle, &params[at.norm2..at.norm2 + d], c.norm_eps);
         let gate_up = apply(&h2, &params[at.gate_up..], d, 2 * ffn);
@@ -226,14 +296,16 @@ impl<T: Float> Model<T> {
         }
         let mut next = apply(&act, &params[at.down..], ffn, d);
         add(&mut next, &middle);
-        (Kept { x, h1, scale1, qkv, p, y, middle, h2, scale2, gate_up, act }, next)
+        let kept =
+            Kept { x, h1, scale1, raw, head_scales, qkv, p, y, middle, h2, scale2, gate_up, act };
+        (kept, next)
     }
 
     fn layer_back(
         &self,
         params: &[T],
         at: &LayerPlaces,
-        kept: &Kept<T>,
+        (kept, angles): (&Kept<T>, &[(T, T)]),
         dnext: &[T],
         grads: &mut [T],
     ) -> Vec<T> {
@@ -254,9 +326,15 @@ impl<T: Float> Model<T> {
         let (gain, dgain) = (&params[at.norm2..at.norm2 + d], &mut grads[at.norm2..at.norm2 + d]);
         let mut dmiddle = norm_back(&dh2, &kept.middle, gain, &kept.scale2, dgain);
         add(&mut dmiddle, dnext);
-        let dy = apply_back(&dmiddle, &kept.y, &params[at.out..], &mut grads[at.out..], d);
+        let (w, dw) = (&params[at.out..], &mut grads[at.out..]);
+        let dy = apply_back(&dmiddle, &kept.y, w, dw, self.config.query_width());
         let mut dqkv = self.attend_back(&dy, kept);
-        self.rotate(&mut dqkv, -T::ONE);
+        self.rotate(&mut dqkv, angles, -T::ONE);
+        self.norm_heads_back(params, at, kept, grads, &mut dqkv);
+        if let Some(bias) = at.bias {
+            let dbias = &mut grads[bias..bias + self.stride()];
+            dqkv.chunks(self.stride()).for_each(|row| add(dbias, row));
+        }
         let dh1 = apply_back(&dqkv, &kept.h1, &params[at.qkv..], &mut grads[at.qkv..], d);
         let (gain, dgain) = (&params[at.norm1..at.norm1 + d], &mut grads[at.norm1..at.norm1 + d]);
         let mut dx = norm_back(&dh1, &kept.x, gain, &kept.scale1, dgain);
@@ -275,19 +353,20 @@ impl<T: Float> Model<T> {
         let d = c.hidden;
         let row = |id: &u32| &params[*id as usize * d..(*id as usize + 1) * d];
         let mut x: Vec<T> = ids.iter().flat_map(|id| row(id).iter().copied()).collect();
+        let angles = self.angles(ids.len());
         let mut layers = Vec::new();
         for at in &self.places.layers {
             if !go_on() {
                 return None;
             }
-            let (kept, next) = self.layer(params, at, x);
+            let (kept, next) = self.layer(params, at, x, &angles);
             layers.push(kept);
             x = next;
         }
         let gain = &params[self.places.norm..self.places.norm + d];
         let (normed, scale) = norm(&x, gain, c.norm_eps);
         let logits = apply(&normed, &params[self.places.head..], d, c.vocab);
-        Some(Trace { layers, x, normed, scale, logits })
+        Some(Trace { angles, layers, x, normed, scale, logits })
     }
 
     /// Adds to `grads` what `dlogits` means for every parameter.
@@ -309,7 +388,7 @@ impl<T: Float> Model<T> {
             if !go_on() {
                 return None;
             }
-            dx = self.layer_back(params, at, kept, &dx, grads);
+            dx = self.layer_back(params, at, (kept, &trace.angles), &dx, grads);
         }
         for (id, dx) in ids.iter().zip(dx.chunks(d)) {
             add(&mut grads[*id as usize * d..], dx);

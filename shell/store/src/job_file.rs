@@ -275,6 +275,7 @@ impl JobFile {
             rope_theta: model.rope_theta as f32,
             norm_eps: model.norm_eps as f32,
             tied: model.tied,
+            ..ModelConfig::demo()
         }
     }
 

@@ -149,6 +149,7 @@ pub(super) fn from_json(path: &Path, text: &str) -> Result<ModelConfig, Checkpoi
         rope_theta: fields.rope_theta()?,
         norm_eps: fields.number("rms_norm_eps")?,
         tied: fields.get("tie_word_embeddings").as_bool().unwrap_or(false),
+        ..ModelConfig::demo()
     };
     config.check()?;
     let head_dim = fields.size_or("head_dim", config.head_dim())?;

@@ -16,6 +16,7 @@ fn sizes(tied: bool) -> ModelConfig {
         rope_theta: 5000.0,
         norm_eps: 1e-6,
         tied,
+        ..ModelConfig::demo()
     }
 }
 
