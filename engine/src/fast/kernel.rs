@@ -4,10 +4,13 @@
 #![allow(unsafe_code, reason = "functions compiled for instructions that were seen to exist")]
 
 use super::body::{self, Adam};
-use super::tile::{self, COLUMNS, ROWS, Tile};
+use super::tile::{COLUMNS, Tile};
 
 /// Longest piece of the inner dimension: a panel of B of this length stays in the first cache.
 pub(super) const INNER: usize = 256;
+
+/// What the portable table is on this architecture: on AArch64 the compiler makes NEON of it.
+const PORTABLE: &str = if cfg!(target_arch = "aarch64") { "neon" } else { "portable" };
 
 /// C (m x n) = or += A (m x k) times B (k x n), all by address.
 #[derive(Clone, Copy)]
@@ -30,42 +33,33 @@ pub(super) struct Product {
     pub(super) add: bool,
 }
 
+/// Blocks over the inner dimension, strips of columns, tiles of rows: a strip of B stays in the first
+/// cache while the rows of A pass by.
 macro_rules! product {
-    ($($tile:ident)::+, $g:ident) => {
+    ($tiles:ident, $g:ident) => {
+        const { assert!(COLUMNS % $tiles::COLUMNS == 0) };
         let mut start = 0;
         while start < $g.k {
             let k = ($g.k - start).min(INNER);
-            for panel in 0..$g.n.div_ceil(COLUMNS) {
-                let columns = ($g.n - panel * COLUMNS).min(COLUMNS);
-                let b = $g.b.wrapping_add(panel * $g.b_panel + start * $g.b_row);
-                for i in (0..$g.m).step_by(ROWS) {
-                    let a = $g.a.wrapping_add(i * $g.a_row + start * $g.a_column);
-                    let c = $g.c.wrapping_add(i * $g.c_row + panel * COLUMNS);
+            for column in (0..$g.n).step_by($tiles::COLUMNS) {
+                let columns = ($g.n - column).min($tiles::COLUMNS);
+                let panel = column / COLUMNS * $g.b_panel + column % COLUMNS;
+                let b = $g.b.wrapping_add(panel + start * $g.b_row);
+                for i in (0..$g.m).step_by($tiles::ROWS) {
                     let t = Tile {
                         k,
-                        a,
+                        a: $g.a.wrapping_add(i * $g.a_row + start * $g.a_column),
                         a_row: $g.a_row,
                         a_column: $g.a_column,
                         b,
                         b_row: $g.b_row,
-                        c,
+                        c: $g.c.wrapping_add(i * $g.c_row + column),
                         c_row: $g.c_row,
                         columns,
                         add: $g.add || start > 0,
                     };
                     // SAFETY: the product's contract covers each of its tiles.
-                    unsafe {
-                        match $g.m - i {
-                            1 => $($tile)::+::<1>(&t),
-                            2 => $($tile)::+::<2>(&t),
-                            3 => $($tile)::+::<3>(&t),
-                            4 => $($tile)::+::<4>(&t),
-                            5 => $($tile)::+::<5>(&t),
-                            6 => $($tile)::+::<6>(&t),
-                            7 => $($tile)::+::<7>(&t),
-                            _ => $($tile)::+::<8>(&t),
-                        }
-                    }
+                    unsafe { $tiles::rows(&t, ($g.m - i).min($tiles::ROWS)) }
                 }
             }
             start += k;
@@ -94,19 +88,20 @@ macro_rules! kernels {
             )*
         }
 
-        kernels!(@table portable, "portable", tile::portable, #[inline(never)], $( fn $name($($arg: $type),*) $(-> $ret)?; )*);
+        kernels!(@table portable, PORTABLE, plain, #[inline(never)], $( fn $name($($arg: $type),*) $(-> $ret)?; )*);
         #[cfg(target_arch = "x86_64")]
-        kernels!(@table avx2, "avx2", tile::x86::avx2, #[target_feature(enable = "avx2,fma")], $( fn $name($($arg: $type),*) $(-> $ret)?; )*);
+        kernels!(@table avx2, "avx2", avx2, #[target_feature(enable = "avx2,fma")], $( fn $name($($arg: $type),*) $(-> $ret)?; )*);
         #[cfg(target_arch = "x86_64")]
-        kernels!(@table avx512, "avx512", tile::x86::avx512, #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")], $( fn $name($($arg: $type),*) $(-> $ret)?; )*);
+        kernels!(@table avx512, "avx512", avx512, #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")], $( fn $name($($arg: $type),*) $(-> $ret)?; )*);
     };
-    (@table $module:ident, $text:literal, $($tile:ident)::+, #[$feature:meta], $( fn $name:ident($($arg:ident: $type:ty),*) $(-> $ret:ty)?; )*) => {
+    (@table $module:ident, $text:expr, $tiles:ident, #[$feature:meta], $( fn $name:ident($($arg:ident: $type:ty),*) $(-> $ret:ty)?; )*) => {
         mod $module {
             use super::*;
+            use crate::fast::tile::$tiles;
 
             #[$feature]
             unsafe fn product(g: &Product) {
-                product!($($tile)::+, g);
+                product!($tiles, g);
             }
 
             $(

@@ -1,12 +1,14 @@
-//! The innermost product: up to 8 rows by 32 columns of C, one chain of multiply-adds an element.
+//! The innermost product: a few rows by a strip of columns of C, one chain of multiply-adds an
+//! element.
+//!
+//! Each module has the same shape: `ROWS` and `COLUMNS` of a full tile, and `rows` for tiles with
+//! fewer. How many rows and columns a tile has never touches a chain.
 #![allow(
     unsafe_code,
     reason = "vector instructions and raw strides; each function states its contract"
 )]
 
-/// Rows of a full tile.
-pub(super) const ROWS: usize = 8;
-/// Columns of a full tile, and of a packed panel of B.
+/// Columns of a packed panel of B; a multiple of every tile's.
 pub(super) const COLUMNS: usize = 32;
 
 /// One tile: `C[r][c] = chain over p of A(r, p) * B(p, c)`, started from C itself or from zero.
@@ -24,66 +26,129 @@ pub(super) struct Tile {
     /// C(0, 0); C(r, c) lies at `r * c_row + c`.
     pub(super) c: *mut f32,
     pub(super) c_row: usize,
-    /// Columns that exist, at most [`COLUMNS`]; the others are neither read nor written.
+    /// Columns that exist, at most a tile's; the others are neither read nor written.
     pub(super) columns: usize,
     /// Whether the chain starts from C; otherwise from zero.
     pub(super) add: bool,
 }
 
-/// The definition, and the way of machines without a kernel of their own.
-///
-/// # Safety
-/// Every A, B and C of the tile's rows and columns must be valid, and C not shared.
-#[inline(always)]
-pub(super) unsafe fn portable<const R: usize>(t: &Tile) {
-    for r in 0..R {
-        for half in (0..t.columns).step_by(16) {
-            let width = (t.columns - half).min(16);
-            let mut sums = [0.0_f32; 16];
-            // SAFETY: rows below R and columns below `columns` are valid by contract.
-            unsafe {
-                let c = core::slice::from_raw_parts_mut(t.c.add(r * t.c_row + half), width);
-                if t.add {
-                    sums[..width].copy_from_slice(c);
+/// The definition in plain Rust, and the way of machines without a kernel of their own: on AArch64,
+/// whose every CPU has vectors of four multiply-adds, the compiler makes those of it.
+pub(super) mod plain {
+    use super::Tile;
+
+    pub(in super::super) const ROWS: usize = 4;
+    pub(in super::super) const COLUMNS: usize = 16;
+
+    /// A tile of `rows` rows.
+    ///
+    /// # Safety
+    /// Every A, B and C of the tile's rows and columns must be valid, and C not shared.
+    #[inline(always)]
+    pub(in super::super) unsafe fn rows(t: &Tile, rows: usize) {
+        // SAFETY: the caller's contract; `full` when all columns exist.
+        unsafe {
+            match (rows, t.columns) {
+                (ROWS, COLUMNS) => full::<ROWS>(t),
+                (_, COLUMNS) => (0..rows).for_each(|r| full::<1>(&row(t, r))),
+                _ => (0..rows).for_each(|r| narrow(&row(t, r))),
+            }
+        }
+    }
+
+    fn row(t: &Tile, r: usize) -> Tile {
+        Tile { a: t.a.wrapping_add(r * t.a_row), c: t.c.wrapping_add(r * t.c_row), ..*t }
+    }
+
+    #[inline(always)]
+    unsafe fn full<const R: usize>(t: &Tile) {
+        let mut sums = [[0.0_f32; COLUMNS]; R];
+        // SAFETY: rows below R and all columns are valid by contract.
+        unsafe {
+            if t.add {
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    *sums = *t.c.add(r * t.c_row).cast::<[f32; COLUMNS]>();
                 }
-                for p in 0..t.k {
+            }
+            for p in 0..t.k {
+                let b = &*t.b.add(p * t.b_row).cast::<[f32; COLUMNS]>();
+                for (r, sums) in sums.iter_mut().enumerate() {
                     let a = *t.a.add(r * t.a_row + p * t.a_column);
-                    let b = core::slice::from_raw_parts(t.b.add(p * t.b_row + half), width);
                     for (sum, b) in sums.iter_mut().zip(b) {
                         *sum = a.mul_add(*b, *sum);
                     }
                 }
-                c.copy_from_slice(&sums[..width]);
             }
+            for (r, sums) in sums.iter().enumerate() {
+                *t.c.add(r * t.c_row).cast::<[f32; COLUMNS]>() = *sums;
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn narrow(t: &Tile) {
+        let mut sums = [0.0_f32; COLUMNS];
+        // SAFETY: the first row and columns below `columns` are valid by contract.
+        unsafe {
+            let c = core::slice::from_raw_parts_mut(t.c, t.columns);
+            if t.add {
+                sums[..t.columns].copy_from_slice(c);
+            }
+            for p in 0..t.k {
+                let a = *t.a.add(p * t.a_column);
+                let b = core::slice::from_raw_parts(t.b.add(p * t.b_row), t.columns);
+                for (sum, b) in sums.iter_mut().zip(b) {
+                    *sum = a.mul_add(*b, *sum);
+                }
+            }
+            c.copy_from_slice(&sums[..t.columns]);
         }
     }
 }
 
+/// 16 accumulators of 16 lanes.
 #[cfg(target_arch = "x86_64")]
-pub(super) mod x86 {
+pub(super) mod avx512 {
     use core::arch::x86_64::*;
 
     use super::Tile;
 
-    /// 16 accumulators of 16 lanes.
+    pub(in super::super) const ROWS: usize = 8;
+    pub(in super::super) const COLUMNS: usize = 32;
+
+    /// A tile of `rows` rows.
     ///
     /// # Safety
-    /// As for [`super::portable`], on a CPU with AVX-512F.
+    /// As for [`super::plain::rows`], on a CPU with AVX-512F.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    pub(in super::super) unsafe fn avx512<const R: usize>(t: &Tile) {
-        if t.columns == super::COLUMNS {
-            // SAFETY: the caller's contract.
-            unsafe { avx512_masked::<R, true>(t) }
-        } else {
-            // SAFETY: the caller's contract.
-            unsafe { avx512_masked::<R, false>(t) }
+    pub(in super::super) unsafe fn rows(t: &Tile, rows: usize) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            match (rows, t.columns == COLUMNS) {
+                (1, true) => tile::<1, true>(t),
+                (2, true) => tile::<2, true>(t),
+                (3, true) => tile::<3, true>(t),
+                (4, true) => tile::<4, true>(t),
+                (5, true) => tile::<5, true>(t),
+                (6, true) => tile::<6, true>(t),
+                (7, true) => tile::<7, true>(t),
+                (_, true) => tile::<8, true>(t),
+                (1, false) => tile::<1, false>(t),
+                (2, false) => tile::<2, false>(t),
+                (3, false) => tile::<3, false>(t),
+                (4, false) => tile::<4, false>(t),
+                (5, false) => tile::<5, false>(t),
+                (6, false) => tile::<6, false>(t),
+                (7, false) => tile::<7, false>(t),
+                (_, false) => tile::<8, false>(t),
+            }
         }
     }
 
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn avx512_masked<const R: usize, const FULL: bool>(t: &Tile) {
+    unsafe fn tile<const R: usize, const FULL: bool>(t: &Tile) {
         let mask = if FULL { u32::MAX } else { (1_u32 << t.columns) - 1 };
         let (low, high) = (mask as u16, (mask >> 16) as u16);
         // SAFETY: masked lanes are not touched; the others are valid by contract.
@@ -122,44 +187,49 @@ pub(super) mod x86 {
             }
         }
     }
+}
 
-    /// Quarters of at most 4 rows by 16 columns: 8 accumulators of 8 lanes.
+/// 12 accumulators of 8 lanes: with two of B and one of A they fill the 16 registers.
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2 {
+    use core::arch::x86_64::*;
+
+    use super::Tile;
+
+    pub(in super::super) const ROWS: usize = 6;
+    pub(in super::super) const COLUMNS: usize = 16;
+
+    /// A tile of `rows` rows.
     ///
     /// # Safety
-    /// As for [`super::portable`], on a CPU with AVX2 and FMA.
+    /// As for [`super::plain::rows`], on a CPU with AVX2 and FMA.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    pub(in super::super) unsafe fn avx2<const R: usize>(t: &Tile) {
-        for half in (0..t.columns).step_by(16) {
-            for row in (0..R).step_by(4) {
-                let part = Tile {
-                    a: t.a.wrapping_add(row * t.a_row),
-                    b: t.b.wrapping_add(half),
-                    c: t.c.wrapping_add(row * t.c_row + half),
-                    columns: (t.columns - half).min(16),
-                    ..*t
-                };
-                // SAFETY: a part of the caller's tile.
-                unsafe {
-                    match ((R - row).min(4), part.columns == 16) {
-                        (1, true) => avx2_part::<1, true>(&part),
-                        (2, true) => avx2_part::<2, true>(&part),
-                        (3, true) => avx2_part::<3, true>(&part),
-                        (_, true) => avx2_part::<4, true>(&part),
-                        (1, false) => avx2_part::<1, false>(&part),
-                        (2, false) => avx2_part::<2, false>(&part),
-                        (3, false) => avx2_part::<3, false>(&part),
-                        (_, false) => avx2_part::<4, false>(&part),
-                    }
-                }
+    pub(in super::super) unsafe fn rows(t: &Tile, rows: usize) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            match (rows, t.columns == COLUMNS) {
+                (1, true) => tile::<1, true>(t),
+                (2, true) => tile::<2, true>(t),
+                (3, true) => tile::<3, true>(t),
+                (4, true) => tile::<4, true>(t),
+                (5, true) => tile::<5, true>(t),
+                (_, true) => tile::<6, true>(t),
+                (1, false) => tile::<1, false>(t),
+                (2, false) => tile::<2, false>(t),
+                (3, false) => tile::<3, false>(t),
+                (4, false) => tile::<4, false>(t),
+                (5, false) => tile::<5, false>(t),
+                (_, false) => tile::<6, false>(t),
             }
         }
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn avx2_part<const R: usize, const FULL: bool>(t: &Tile) {
-        let lanes: [i32; 16] = core::array::from_fn(|lane| if lane < t.columns { -1 } else { 0 });
+    unsafe fn tile<const R: usize, const FULL: bool>(t: &Tile) {
+        let lane = |lane: usize| if FULL || lane < t.columns { -1 } else { 0 };
+        let lanes: [i32; 16] = core::array::from_fn(lane);
         // SAFETY: masked lanes are not touched; the others are valid by contract.
         unsafe {
             let low = _mm256_loadu_si256(lanes.as_ptr().cast());
