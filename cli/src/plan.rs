@@ -87,9 +87,11 @@ impl Plan {
         let first = 4 * p + chunks * FRAMING_BYTES;
         let tokens = tokens_a_replica.saturating_mul(replicas).saturating_mul(rounds);
         let (up, down) = (update, update + data);
-        let step_tokens = usize::try_from(step_samples * context).unwrap_or(usize::MAX);
+        let sequences = usize::try_from(step_samples).unwrap_or(usize::MAX);
+        let training =
+            model.training_memory_bytes(sequences, model.context, suanli_engine::Activations::Kept);
         // Beside the engine: base parameters, residual, update and payload of the agent.
-        let memory = model.training_memory_bytes(step_tokens) + 8 * p + 2 * payload;
+        let memory = training + 8 * p + 2 * payload;
         let transfer =
             8.0 * up as f64 / UPLINK_BITS_PER_S + 8.0 * down as f64 / DOWNLINK_BITS_PER_S;
         Ok(Self {

@@ -18,6 +18,20 @@ pub const CONTEXT_MAX: usize = 1 << 17;
 /// Most elements of the logits that are held at a time in training: 8 MiB.
 pub(crate) const LOGITS_MAX: usize = 1 << 21;
 
+/// Most tokens that go through the model together on up to four threads, at least one sequence.
+pub(crate) const GROUP_TOKENS: usize = 512;
+
+/// What the way forward keeps for the way back. Bits do not depend on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activations {
+    /// Everything that is dear to compute.
+    #[default]
+    Kept,
+    /// The stream before each layer; the rest is computed again, for about a quarter more time
+    /// (Chen et al. 2016).
+    Recomputed,
+}
+
 /// The sizes of a decoder of the Llama shape.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -288,16 +302,33 @@ impl ModelConfig {
         heads * self.vocab * d + self.layers * layer + d
     }
 
-    /// Bytes that training takes on the fast engine with batches of `tokens` tokens: parameters,
-    /// gradients, two moments, both packed copies of the matrices, activations, logits.
+    /// Bytes that training takes on the fast engine with batches of `sequences` sequences of
+    /// `length` tokens: parameters, gradients, two moments, the packed copy of the matrices and of
+    /// one layer for the way back, activations of the tokens that go together, logits. More than
+    /// four threads let more tokens go together.
     #[must_use]
-    pub const fn training_memory_bytes(&self, tokens: usize) -> u64 {
-        let qkv = self.hidden + 2 * self.kv_width();
-        let layer = 3 * self.hidden + qkv + 2 * self.ffn + 2 * self.heads + 2;
-        let shared = 10 * self.hidden + qkv + self.ffn + 2;
-        let logits =
-            if tokens * self.vocab < LOGITS_MAX { tokens * self.vocab } else { LOGITS_MAX };
-        let floats = 6 * self.parameters() + tokens * (self.layers * layer + shared) + logits;
+    pub fn training_memory_bytes(
+        &self,
+        sequences: usize,
+        length: usize,
+        activations: Activations,
+    ) -> u64 {
+        let (d, qkv, ffn, query) = (self.hidden, self.qkv_width(), self.ffn, self.query_width());
+        let heads = if self.qk_norm { query + self.kv_width() } else { 0 };
+        let tokens = sequences.saturating_mul(length);
+        let group = tokens.min((GROUP_TOKENS / length.max(1)).max(1).saturating_mul(length));
+        let inside = d + qkv + heads + query + 2 * ffn + 2 * self.heads + 2;
+        let kept = match activations {
+            Activations::Kept => self.layers * (d + inside),
+            Activations::Recomputed => self.layers * d + inside,
+        };
+        let shared = 9 * d + query + qkv + heads + ffn + 2;
+        let logits = group.saturating_mul(self.vocab).min(LOGITS_MAX);
+        let layer = (qkv + query) * d + 3 * ffn * d;
+        let back = layer.max(self.vocab * d);
+        let floats = (5 * self.parameters() + back + logits)
+            .saturating_add(group.saturating_mul(kept + shared))
+            .saturating_add(tokens.saturating_mul(d));
         4 * floats as u64
     }
 

@@ -20,9 +20,10 @@ pub mod tokenizer;
 mod traits;
 
 pub use config::{
-    CONTEXT_MAX, ConfigError, LAYERS_MAX, ModelConfig, RopeScaling, VOCAB_MAX, WIDTH_MAX,
+    Activations, CONTEXT_MAX, ConfigError, LAYERS_MAX, ModelConfig, RopeScaling, VOCAB_MAX,
+    WIDTH_MAX,
 };
-pub use fast::{Fast, KernelChoice, KernelError, NUMERIC_CLASS};
+pub use fast::{Fast, KernelChoice, KernelError, NUMERIC_CLASS, Settings};
 pub use init::initial_params;
 pub use reference::{Float, Reference};
 pub use traits::{

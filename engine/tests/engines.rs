@@ -6,8 +6,8 @@
 use proptest::prelude::*;
 use suanli_base::Random;
 use suanli_engine::{
-    Batch, Cancel, Engine, Fast, KernelChoice, Loss, ModelConfig, Reference, RopeScaling, Sampling,
-    StepError, StepSettings, initial_params,
+    Activations, Batch, Cancel, Engine, Fast, KernelChoice, Loss, ModelConfig, Reference,
+    RopeScaling, Sampling, Settings, StepError, StepSettings, initial_params,
 };
 
 /// A shape with everything odd: groups, widths that fill no vector, a context that fills no block.
@@ -93,8 +93,12 @@ impl Text {
     }
 }
 
-fn fast(config: &ModelConfig, threads: usize, choice: KernelChoice, seed: u64) -> Option<Fast> {
-    let mut engine = match Fast::with_kernel(config.clone(), threads, choice) {
+fn fast(config: &ModelConfig, threads: usize, kernel: KernelChoice, seed: u64) -> Option<Fast> {
+    fast_with(config, &Settings { threads, kernel, ..Settings::default() }, seed)
+}
+
+fn fast_with(config: &ModelConfig, settings: &Settings, seed: u64) -> Option<Fast> {
+    let mut engine = match Fast::with(config.clone(), settings) {
         Err(StepError::Kernel(_)) => return None,
         other => other.unwrap(),
     };
@@ -222,24 +226,65 @@ fn fingerprint(engine: &mut Fast, text: &Text) -> (u64, Vec<u32>, String, Vec<u8
     (loss.sum.to_bits(), logits.iter().map(|x| x.to_bits()).collect(), state, sealed, said)
 }
 
+const CHOICES: [KernelChoice; 3] =
+    [KernelChoice::Portable, KernelChoice::Avx2, KernelChoice::Avx512];
+
 #[test]
-fn threads_and_kernels_do_not_change_a_bit() {
+fn threads_kernels_and_activations_do_not_change_a_bit() {
     let wide = ModelConfig { hidden: 96, heads: 6, kv_heads: 3, ffn: 70, context: 70, ..odd() };
     let each = architectures().into_iter().map(|config| (config, 3, 41));
     for (config, sequences, length) in each.chain([(wide, 5, 70)]) {
         let text = Text::new(&config, sequences, length, 1);
         let mut engine = fast(&config, 1, KernelChoice::Portable, 1).unwrap();
         let expected = fingerprint(&mut engine, &text);
-        for choice in [KernelChoice::Portable, KernelChoice::Avx2, KernelChoice::Avx512] {
+        for kernel in CHOICES {
             for threads in 1..=3 {
-                let Some(mut engine) = fast(&config, threads, choice, 1) else {
-                    println!("skipped: this CPU has no {choice:?}");
+                let activations = [Activations::Kept, Activations::Recomputed][threads % 2];
+                let settings = Settings { threads, kernel, activations };
+                let Some(mut engine) = fast_with(&config, &settings, 1) else {
+                    println!("skipped: this CPU has no {kernel:?}");
                     continue;
                 };
                 assert!(
                     fingerprint(&mut engine, &text) == expected,
-                    "{choice:?} on {threads} threads differs from portable on one"
+                    "{settings:?} differs from portable on one thread, {config:?}"
                 );
+            }
+        }
+    }
+}
+
+/// Also over several groups of sequences, whose size depends on the threads.
+#[test]
+fn fifty_steps_end_in_the_same_bits_on_any_threads_kernel_and_memory() {
+    let config = ModelConfig { context: 64, ..odd() };
+    for tied in [false, true] {
+        let config = ModelConfig { tied, ..config.clone() };
+        let text = Text::new(&config, 9, 64, 2);
+        let after = |settings: &Settings| {
+            let mut engine = fast_with(&config, settings, 5)?;
+            let mut losses = Vec::new();
+            for step in 0..50 {
+                let settings = StepSettings { lr: 3e-3, ..StepSettings::default() };
+                let report = engine.step(&text.batch(), &settings, &Cancel::new()).unwrap();
+                losses.push(report.loss.to_bits());
+                assert!(step > 0 || report.loss.is_finite());
+            }
+            Some((losses, engine.state_hash(), engine.seal()))
+        };
+        let expected = after(&Settings::default());
+        for kernel in CHOICES {
+            for threads in [1, 2, 3, 8] {
+                for activations in [Activations::Kept, Activations::Recomputed] {
+                    let settings = Settings { threads, kernel, activations };
+                    // Slow where multiply-adds are function calls: its corners are enough.
+                    let corner = (threads == 8) == (activations == Activations::Recomputed);
+                    if kernel == KernelChoice::Portable && !(corner && threads % 7 == 1) {
+                        continue;
+                    }
+                    let found = after(&settings);
+                    assert!(found.is_none() || found == expected, "{settings:?}");
+                }
             }
         }
     }

@@ -4,7 +4,7 @@
 
 use suanli_base::{Hash, Random, Tokens};
 use suanli_bus::{DataSpec, JOB_FORMAT, JobSpec, Replicas, Schedule, Shape, ShardSpec, Training};
-use suanli_engine::{Engine, ModelConfig, Reference, initial_params};
+use suanli_engine::{Activations, Engine, ModelConfig, Reference, initial_params};
 use suanli_params::{BYTE_CHUNK, Codec};
 use suanli_rdpa::RegionInfo;
 
@@ -80,7 +80,11 @@ impl TinyJob {
             name: "tiny".into(),
             model: serde_json::to_string(&config).expect("our own types always encode"),
             parameters: theta.len() as u64,
-            replica_memory_bytes: config.training_memory_bytes(config.context),
+            replica_memory_bytes: config.training_memory_bytes(
+                1,
+                config.context,
+                Activations::Kept,
+            ),
             theta_root: roots[1],
             tokenizer: roots[0],
             data: DataSpec {

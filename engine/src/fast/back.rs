@@ -4,10 +4,11 @@
 
 use core::ops::Range;
 
+use crate::config::ModelConfig;
 use crate::traits::StepError;
 
 use super::attention::{self, Place, Slopes};
-use super::kernel::{INNER, Left, Right, Shape, Start};
+use super::kernel::{INNER, Kernels, Left, Right, Shape, Start};
 use super::pass::{BLOCK, Pass, rows_of, scaled};
 use super::pool::{Parts, Pool};
 
@@ -39,8 +40,14 @@ impl Pass<'_> {
         }
     }
 
-    /// From the gradient of the last stream to that of every parameter. `grads` is complete after.
-    pub(super) fn backward(&self, pool: &mut Pool, grads: &mut [f32]) -> Result<(), StepError> {
+    /// From the gradient of the last stream to that of every parameter but the embedding, whose
+    /// slopes it leaves in `slopes`.
+    pub(super) fn backward(
+        &self,
+        pool: &mut Pool,
+        grads: &mut [f32],
+        slopes: &mut [f32],
+    ) -> Result<(), StepError> {
         let rows = self.batch.tokens();
         let blocks = rows.div_ceil(BLOCK);
         let d = self.plan.config.hidden;
@@ -53,6 +60,8 @@ impl Pass<'_> {
         for layer in (0..this.plan.config.layers).rev() {
             let turn = (this.plan.config.layers - 1 - layer) % 2;
             let (after, before) = (this.dx[turn], this.dx[1 - turn]);
+            this.again(pool, layer)?;
+            this.pack_back(pool, &this.weights.layers[layer].all())?;
             Self::region(pool, this.cancel, blocks, &|_, index| {
                 this.second_half_back(layer, after, &rows_of(index, 0..rows));
             })?;
@@ -72,7 +81,9 @@ impl Pass<'_> {
             this.layer_grads(pool, layer, after, grads)?;
         }
         let turn = this.plan.config.layers % 2;
-        this.embedding_grads(pool, this.dx[turn], grads)
+        // SAFETY: no region runs.
+        slopes.copy_from_slice(unsafe { this.dx[turn].read(0..rows * d) });
+        Ok(())
     }
 
     fn second_half_back(&self, layer: usize, after: Parts<f32>, rows: &Range<usize>) {
@@ -92,17 +103,18 @@ impl Pass<'_> {
             )
         };
         let matrices = &self.weights.layers[layer];
-        self.apply_back(&matrices.down, dx, rows.len(), act);
+        let first = &matrices.qkv;
+        self.apply_back((&matrices.down, first), dx, rows.len(), act);
         for (gate_up, act) in gate_up.chunks_mut(2 * ffn).zip(act.chunks_mut(ffn)) {
             let (gate, up) = gate_up.split_at_mut(ffn);
             self.k.swiglu_back(gate, up, act);
         }
         let gain = self.gain(self.plan.places.layers[layer].norm2);
         self.norm_rows(middle, gain, h, scales);
-        self.apply_back(&matrices.gate_up, gate_up, rows.len(), dh);
+        self.apply_back((&matrices.gate_up, first), gate_up, rows.len(), dh);
         dmiddle.copy_from_slice(dx);
         self.norm_back_rows(dh, middle, gain, scales, dmiddle);
-        self.apply_back(&matrices.out, dmiddle, rows.len(), dy);
+        self.apply_back((&matrices.out, first), dmiddle, rows.len(), dy);
     }
 
     fn first_half_back(&self, layer: usize, before: Parts<f32>, rows: &Range<usize>) {
@@ -131,7 +143,8 @@ impl Pass<'_> {
         self.norm_heads_back(layer, dqkv, dheads, raw, head_scales);
         let gain = self.gain(self.plan.places.layers[layer].norm1);
         self.norm_rows(x, gain, h, scales);
-        self.apply_back(&self.weights.layers[layer].qkv, dqkv, rows.len(), dh);
+        let matrix = &self.weights.layers[layer].qkv;
+        self.apply_back((matrix, matrix), dqkv, rows.len(), dh);
         dx.copy_from_slice(dmiddle);
         self.norm_back_rows(dh, x, gain, scales, dx);
     }
@@ -199,7 +212,7 @@ impl Pass<'_> {
                         let range = scaled(&rows, matrix.columns);
                         let grad = grads.part(matrix.start + range.start..matrix.start + range.end);
                         let (width, columns) = (matrix.rows, matrix.columns);
-                        self.outer(worker, dy, width, &rows, x, columns, grad, Start::Zero);
+                        self.outer(worker, dy, width, &rows, x, columns, grad, self.start);
                         return;
                     }
                     index -= blocks;
@@ -225,8 +238,10 @@ impl Pass<'_> {
     fn head_gain_rows(&self, dheads: &[f32], grad: &mut [f32]) {
         let heads = &self.plan.heads;
         let (queries, keys) = grad.split_at_mut(heads.width);
-        queries.fill(0.0);
-        keys.fill(0.0);
+        if self.start == Start::Zero {
+            queries.fill(0.0);
+            keys.fill(0.0);
+        }
         for row in dheads.chunks(heads.normed) {
             let (q, k) = row.split_at(heads.query);
             q.chunks(heads.width).for_each(|head| self.k.add(queries, head));
@@ -235,34 +250,38 @@ impl Pass<'_> {
     }
 
     fn gain_rows(&self, dh: &[f32], grad: &mut [f32]) {
-        grad.fill(0.0);
+        if self.start == Start::Zero {
+            grad.fill(0.0);
+        }
         for row in dh.chunks(grad.len()) {
             self.k.add(grad, row);
         }
     }
+}
 
-    /// Adds each token's gradient to its row, token after token; tasks are strips of columns.
-    fn embedding_grads(
-        &self,
-        pool: &mut Pool,
-        dx: Parts<f32>,
-        grads: &mut [f32],
-    ) -> Result<(), StepError> {
-        let (c, tokens) = (&self.plan.config, self.batch.tokens());
-        let (d, tied) = (c.hidden, c.tied);
-        let grads = Parts::new(grads);
-        Self::region(pool, self.cancel, d.div_ceil(BLOCK), &|_, index| {
-            let columns = rows_of(index, 0..d);
-            let at = |row: usize| row * d + columns.start..row * d + columns.end;
-            // SAFETY: these columns belong to this task alone.
-            unsafe {
-                if !tied {
-                    (0..c.vocab).for_each(|id| grads.part(at(id)).fill(0.0));
-                }
-                for (row, id) in (0..tokens).zip(self.batch.inputs) {
-                    self.k.add(grads.part(at(*id as usize)), dx.read(at(row)));
-                }
+/// Adds each token's slope to its row of the embedding, token after token; tasks are strips of
+/// columns. A tied embedding already holds the head's gradient.
+pub(super) fn embedding_grads(
+    k: &Kernels,
+    config: &ModelConfig,
+    inputs: &[u32],
+    slopes: &[f32],
+    grads: &mut [f32],
+    pool: &mut Pool,
+) {
+    let d = config.hidden;
+    let grads = Parts::new(grads);
+    pool.run(d.div_ceil(BLOCK), &|_, index| {
+        let columns = rows_of(index, 0..d);
+        let at = |row: usize| row * d + columns.start..row * d + columns.end;
+        // SAFETY: these columns belong to this task alone.
+        unsafe {
+            if !config.tied {
+                (0..config.vocab).for_each(|id| grads.part(at(id)).fill(0.0));
             }
-        })
-    }
+            for (row, id) in inputs.iter().enumerate() {
+                k.add(grads.part(at(*id as usize)), &slopes[at(row)]);
+            }
+        }
+    });
 }

@@ -18,7 +18,7 @@ mod weights;
 
 use suanli_params::{Space, chunk_count, chunk_range, sum_of_squares};
 
-use crate::config::ModelConfig;
+use crate::config::{Activations, ModelConfig};
 use crate::math::power64;
 use crate::state::{GRAD_NORM_MAX, Moments, state_hash};
 use crate::traits::{
@@ -30,16 +30,31 @@ pub use kernel::{KernelChoice, KernelError};
 
 use body::Adam;
 use decode::Decoder;
-use kernel::Kernels;
-use pass::{Buffers, Input, Pass, Plan, Way};
+use kernel::{Kernels, Start};
+use pass::{Buffers, Input, Pass, Plan, Way, groups};
 use pool::{Parts, Pool};
-use weights::{Need, Weights};
+use weights::Weights;
 
 /// The arithmetic of this engine. A change of any bit of a result is a new name.
 pub const NUMERIC_CLASS: &str = "f32-chain-1";
 
-/// Most tokens that an evaluation holds at a time, at least one sequence.
-const EVALUATE_TOKENS: usize = 1024;
+/// How to work. Bits depend on none of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Threads; 0 means 1.
+    pub threads: usize,
+    /// Which instructions.
+    pub kernel: KernelChoice,
+    /// What the way forward keeps.
+    pub activations: Activations,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let (kernel, activations) = (KernelChoice::Best, Activations::Kept);
+        Self { threads: 1, kernel, activations }
+    }
+}
 
 /// A model on the CPU, with its optimiser.
 pub struct Fast {
@@ -51,6 +66,8 @@ pub struct Fast {
     grads: Vec<f32>,
     moments: Moments,
     weights: Weights,
+    /// The gradient of each token's place in the embedding.
+    slopes: Vec<f32>,
     buffers: Buffers,
     decoder: Decoder,
     squares: Vec<f64>,
@@ -62,32 +79,29 @@ impl Fast {
     /// # Errors
     /// Sizes that cannot work, or a `SUANLI_KERNEL` that this CPU has not.
     pub fn new(config: ModelConfig, threads: usize) -> Result<Self, StepError> {
-        Self::with_kernel(config, threads, KernelChoice::Best)
+        Self::with(config, &Settings { threads, ..Settings::default() })
     }
 
-    /// The same with a kernel of one's choice: for tests and measurements.
+    /// The same with more say.
     ///
     /// # Errors
     /// Sizes that cannot work, or a kernel that this CPU has not.
-    pub fn with_kernel(
-        config: ModelConfig,
-        threads: usize,
-        choice: KernelChoice,
-    ) -> Result<Self, StepError> {
+    pub fn with(config: ModelConfig, settings: &Settings) -> Result<Self, StepError> {
         config.check()?;
         let space = config.space();
         let len = space.len();
         Ok(Self {
-            k: Kernels::choose(choice)?,
-            pool: Pool::new(threads.max(1)),
+            k: Kernels::choose(settings.kernel)?,
+            pool: Pool::new(settings.threads.max(1)),
             params: vec![0.0; len],
             grads: Vec::new(),
             moments: Moments::new(len),
             weights: Weights::new(&config),
+            slopes: Vec::new(),
             buffers: Buffers::default(),
             decoder: Decoder::default(),
             squares: vec![0.0; chunk_count(len)],
-            plan: Plan::new(config),
+            plan: Plan::new(config, settings.activations),
             space,
         })
     }
@@ -99,14 +113,26 @@ impl Fast {
         if self.grads.is_empty() {
             self.grads = vec![0.0; self.params.len()];
         }
-        self.weights.pack(&self.params, Need::Both, &mut self.pool);
+        self.weights.pack(&self.params, &mut self.pool);
         self.plan.reach(batch.length);
-        let Self { k, plan, weights, params, .. } = self;
-        let input = Input { k: *k, plan, weights, params, batch, cancel };
-        let pass = Pass::new(input, &mut self.buffers, self.pool.threads(), Way::AndBack);
-        pass.forward(&mut self.pool)?;
-        let loss = pass.head(&mut self.pool, Some(&mut self.grads))?;
-        pass.backward(&mut self.pool, &mut self.grads)?;
+        let slopes = batch.tokens() * self.plan.config.hidden;
+        if self.slopes.len() < slopes {
+            self.slopes.resize(slopes, 0.0);
+        }
+        let weight = total_weight(batch);
+        let Self { k, plan, weights, params, pool, buffers, grads, .. } = self;
+        let mut loss = Loss::default();
+        for (first, batch) in groups(batch, pool.threads()) {
+            let start = if first == 0 { Start::Zero } else { Start::Here };
+            let places = plan.config.hidden * first..plan.config.hidden * (first + batch.tokens());
+            let input = Input { k: *k, plan, weights, params, batch, weight, start, cancel };
+            let pass = Pass::new(input, buffers, pool.threads(), Way::AndBack);
+            pass.forward(pool)?;
+            loss = pass.head(pool, loss, Some(grads))?;
+            pass.backward(pool, grads, &mut self.slopes[places])?;
+        }
+        cancel.check()?;
+        back::embedding_grads(k, &plan.config, batch.inputs, &self.slopes, grads, pool);
         Ok(loss)
     }
 
@@ -158,6 +184,11 @@ impl Fast {
         self.moments.steps = steps;
         self.weights.spoil();
     }
+}
+
+/// What all loss weights add up to.
+fn total_weight(batch: &Batch<'_>) -> f64 {
+    batch.weights.iter().map(|weight| f64::from(*weight)).sum()
 }
 
 impl Engine for Fast {
@@ -223,24 +254,17 @@ impl Engine for Fast {
 
     fn evaluate(&mut self, batch: &Batch<'_>, cancel: &Cancel) -> Result<Loss, StepError> {
         batch.check(&self.plan.config)?;
-        self.weights.pack(&self.params, Need::Forward, &mut self.pool);
+        self.weights.pack(&self.params, &mut self.pool);
         self.plan.reach(batch.length);
-        let group = (EVALUATE_TOKENS / batch.length).max(1) * batch.length;
+        let weight = total_weight(batch);
+        let Self { k, plan, weights, params, pool, buffers, .. } = self;
         let mut total = Loss::default();
-        for start in (0..batch.tokens()).step_by(group) {
-            let range = start..(start + group).min(batch.tokens());
-            let part = Batch {
-                sequences: range.len() / batch.length,
-                length: batch.length,
-                inputs: &batch.inputs[range.clone()],
-                targets: &batch.targets[range.clone()],
-                weights: &batch.weights[range],
-            };
-            let Self { k, plan, weights, params, .. } = self;
-            let input = Input { k: *k, plan, weights, params, batch: &part, cancel };
-            let pass = Pass::new(input, &mut self.buffers, self.pool.threads(), Way::Forward);
-            pass.forward(&mut self.pool)?;
-            total = total.plus(pass.head(&mut self.pool, None)?);
+        for (_, batch) in groups(batch, pool.threads()) {
+            let start = Start::Zero;
+            let input = Input { k: *k, plan, weights, params, batch, weight, start, cancel };
+            let pass = Pass::new(input, buffers, pool.threads(), Way::Forward);
+            pass.forward(pool)?;
+            total = pass.head(pool, total, None)?;
         }
         Ok(total)
     }
@@ -265,12 +289,13 @@ impl Engine for Fast {
         let batch =
             Batch { sequences: 1, length: ids.len(), inputs: ids, targets: ids, weights: &weights };
         batch.check(&self.plan.config)?;
-        self.weights.pack(&self.params, Need::Forward, &mut self.pool);
+        self.weights.pack(&self.params, &mut self.pool);
         self.plan.reach(ids.len());
         let mut out = vec![0.0; ids.len() * self.plan.config.vocab];
         let cancel = Cancel::new();
         let Self { k, plan, weights, params, .. } = self;
-        let input = Input { k: *k, plan, weights, params, batch: &batch, cancel: &cancel };
+        let (weight, start, cancel) = (1.0, Start::Zero, &cancel);
+        let input = Input { k: *k, plan, weights, params, batch, weight, start, cancel };
         let pass = Pass::new(input, &mut self.buffers, self.pool.threads(), Way::Forward);
         pass.forward(&mut self.pool)?;
         pass.logits(&mut self.pool, &mut out)?;
@@ -288,7 +313,7 @@ impl Engine for Fast {
         seed: u64,
         emit: &mut dyn FnMut(u32) -> bool,
     ) -> Result<(), StepError> {
-        self.weights.pack(&self.params, Need::Forward, &mut self.pool);
+        self.weights.pack(&self.params, &mut self.pool);
         crate::sampling::check_prompt(prompt, &self.plan.config)?;
         let most = prompt.len().saturating_add(settings.tokens_max);
         self.plan.reach(most.min(self.plan.config.context));

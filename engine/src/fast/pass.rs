@@ -8,7 +8,7 @@
 
 use core::ops::Range;
 
-use crate::config::{LOGITS_MAX, ModelConfig, Places};
+use crate::config::{Activations, GROUP_TOKENS, LOGITS_MAX, ModelConfig, Places};
 use crate::math::ln64;
 use crate::rotary::Rotary;
 use crate::traits::{Batch, Cancel, Loss, StepError};
@@ -21,11 +21,38 @@ use super::weights::{Matrix, Weights};
 /// Rows of a task.
 pub(super) const BLOCK: usize = 64;
 
+/// Tokens of a group for each thread, so that all have work.
+const GROUP_TOKENS_A_THREAD: usize = 2 * BLOCK;
+
+/// The groups of a batch, each with its first row. A step takes group after group, which bounds
+/// what it must keep; a gradient's chains go on from one to the next, so the bits are those of the
+/// whole batch at once.
+pub(super) fn groups<'a>(
+    batch: &Batch<'a>,
+    threads: usize,
+) -> impl Iterator<Item = (usize, Batch<'a>)> {
+    let batch = *batch;
+    let tokens = GROUP_TOKENS.max(GROUP_TOKENS_A_THREAD * threads);
+    let group = (tokens / batch.length).max(1) * batch.length;
+    (0..batch.tokens()).step_by(group).map(move |start| {
+        let range = start..(start + group).min(batch.tokens());
+        let part = Batch {
+            sequences: range.len() / batch.length,
+            length: batch.length,
+            inputs: &batch.inputs[range.clone()],
+            targets: &batch.targets[range.clone()],
+            weights: &batch.weights[range],
+        };
+        (start, part)
+    })
+}
+
 /// Everything about a model that does not change.
 pub(super) struct Plan {
     pub(super) config: ModelConfig,
     pub(super) heads: Heads,
     pub(super) places: Places,
+    pub(super) activations: Activations,
     rotary: Rotary,
     /// Of every position up to the longest text seen.
     cosines: Vec<f32>,
@@ -33,8 +60,9 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(config: ModelConfig) -> Self {
+    pub(super) fn new(config: ModelConfig, activations: Activations) -> Self {
         Self {
+            activations,
             heads: Heads::new(&config),
             places: config.places(),
             rotary: Rotary::new(&config),
@@ -94,11 +122,10 @@ impl Plan {
     }
 }
 
-/// What a layer keeps for the way back.
+/// What a layer keeps for the way back, but for the stream before it.
 #[derive(Default)]
 struct Kept {
-    /// The residual stream before the layer and in its middle.
-    x: Vec<f32>,
+    /// The residual stream in its middle.
     middle: Vec<f32>,
     qkv: Vec<f32>,
     /// Queries and keys before their own norm, for models that have it, and its scales.
@@ -138,6 +165,9 @@ pub(super) struct Scratch {
 /// All buffers of a pass; they grow to the largest batch seen and are kept.
 #[derive(Default)]
 pub(super) struct Buffers {
+    /// The residual stream before each layer.
+    streams: Vec<Vec<f32>>,
+    /// For each layer, or one for all when they are computed again.
     layers: Vec<Kept>,
     /// The residual stream after the last layer, and its norm.
     x: Vec<f32>,
@@ -156,6 +186,8 @@ pub(super) struct Buffers {
     h2: Vec<f32>,
     dh1: Vec<f32>,
     dh2: Vec<f32>,
+    /// The matrices of one layer, or the head, packed for the way back.
+    back: Vec<f32>,
     workers: Vec<Scratch>,
     parts: Vec<KeptParts>,
 }
@@ -176,14 +208,20 @@ fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
 }
 
 impl Buffers {
-    fn prepare(&mut self, plan: &Plan, batch: &Batch<'_>, threads: usize, way: Way) {
+    fn prepare(&mut self, input: &Input<'_>, threads: usize, way: Way) {
+        let (plan, batch) = (input.plan, &input.batch);
         let c = &plan.config;
         let (rows, d, qkv, ffn) = (batch.tokens(), c.hidden, plan.heads.stride, c.ffn);
         let query = plan.heads.query;
         let normed = if c.qk_norm { plan.heads.normed } else { 0 };
-        self.layers.resize_with(c.layers, Kept::default);
+        self.streams.resize_with(c.layers, Vec::new);
+        self.streams.iter_mut().for_each(|x| grow(x, rows * d));
+        let sets = match input.plan.activations {
+            Activations::Kept => c.layers,
+            Activations::Recomputed => 1,
+        };
+        self.layers.resize_with(sets, Kept::default);
         for kept in &mut self.layers {
-            grow(&mut kept.x, rows * d);
             grow(&mut kept.middle, rows * d);
             grow(&mut kept.qkv, rows * qkv);
             grow(&mut kept.raw, rows * normed);
@@ -211,6 +249,7 @@ impl Buffers {
             grow(&mut self.dqkv, rows * qkv);
             grow(&mut self.dheads, rows * normed);
             grow(&mut self.act, rows * ffn);
+            grow(&mut self.back, input.weights.back_len());
         }
         let empty =
             || Scratch { h: Vec::new(), act: Vec::new(), slopes: Vec::new(), room: Room::new() };
@@ -244,7 +283,11 @@ pub(super) struct Pass<'a> {
     pub(super) plan: &'a Plan,
     pub(super) weights: &'a Weights,
     pub(super) params: &'a [f32],
-    pub(super) batch: &'a Batch<'a>,
+    pub(super) batch: Batch<'a>,
+    /// What all loss weights of the whole batch add up to.
+    weight: f64,
+    /// Whether gradients start here; otherwise they go on from an earlier group.
+    pub(super) start: Start,
     pub(super) cancel: &'a Cancel,
     pub(super) layers: &'a [KeptParts],
     pub(super) x: Parts<f32>,
@@ -263,6 +306,7 @@ pub(super) struct Pass<'a> {
     pub(super) h2: Parts<f32>,
     pub(super) dh1: Parts<f32>,
     pub(super) dh2: Parts<f32>,
+    pub(super) back: Parts<f32>,
     pub(super) workers: Parts<Scratch>,
 }
 
@@ -272,7 +316,12 @@ pub(super) struct Input<'a> {
     pub(super) plan: &'a Plan,
     pub(super) weights: &'a Weights,
     pub(super) params: &'a [f32],
-    pub(super) batch: &'a Batch<'a>,
+    /// One group.
+    pub(super) batch: Batch<'a>,
+    /// What all loss weights of the whole batch add up to.
+    pub(super) weight: f64,
+    /// Whether gradients start with this group or go on.
+    pub(super) start: Start,
     pub(super) cancel: &'a Cancel,
 }
 
@@ -283,22 +332,25 @@ impl<'a> Pass<'a> {
         threads: usize,
         way: Way,
     ) -> Self {
-        let Input { k, plan, weights, params, batch, cancel } = input;
-        buffers.prepare(plan, batch, threads, way);
-        let kept = buffers.layers.iter_mut();
+        buffers.prepare(&input, threads, way);
+        let Input { k, plan, weights, params, batch, weight, start, cancel } = input;
+        let last = buffers.layers.len() - 1;
         buffers.parts.clear();
-        buffers.parts.extend(kept.map(|kept| KeptParts {
-            x: Parts::new(&mut kept.x),
-            middle: Parts::new(&mut kept.middle),
-            qkv: Parts::new(&mut kept.qkv),
-            raw: Parts::new(&mut kept.raw),
-            head_scales: Parts::new(&mut kept.head_scales),
-            y: Parts::new(&mut kept.y),
-            gate_up: Parts::new(&mut kept.gate_up),
-            scale1: Parts::new(&mut kept.scale1),
-            scale2: Parts::new(&mut kept.scale2),
-            sums: Parts::new(&mut kept.sums),
-        }));
+        for (layer, x) in buffers.streams.iter_mut().enumerate() {
+            let kept = &mut buffers.layers[layer.min(last)];
+            buffers.parts.push(KeptParts {
+                x: Parts::new(x),
+                middle: Parts::new(&mut kept.middle),
+                qkv: Parts::new(&mut kept.qkv),
+                raw: Parts::new(&mut kept.raw),
+                head_scales: Parts::new(&mut kept.head_scales),
+                y: Parts::new(&mut kept.y),
+                gate_up: Parts::new(&mut kept.gate_up),
+                scale1: Parts::new(&mut kept.scale1),
+                scale2: Parts::new(&mut kept.scale2),
+                sums: Parts::new(&mut kept.sums),
+            });
+        }
         let [before, after] = &mut buffers.dx;
         Self {
             k,
@@ -306,6 +358,8 @@ impl<'a> Pass<'a> {
             weights,
             params,
             batch,
+            weight,
+            start,
             cancel,
             layers: &buffers.parts,
             x: Parts::new(&mut buffers.x),
@@ -323,6 +377,7 @@ impl<'a> Pass<'a> {
             h2: Parts::new(&mut buffers.h2),
             dh1: Parts::new(&mut buffers.dh1),
             dh2: Parts::new(&mut buffers.dh2),
+            back: Parts::new(&mut buffers.back),
             workers: Parts::new(&mut buffers.workers),
         }
     }
@@ -371,20 +426,41 @@ impl<'a> Pass<'a> {
                 }
             })?;
             if layer < layers {
-                let kv_heads = this.plan.config.kv_heads;
-                let length = this.batch.length;
-                let tasks = this.batch.sequences * kv_heads;
-                Self::region(pool, this.cancel, tasks, &|worker, index| {
-                    // SAFETY: a worker runs one task at a time.
-                    let scratch = unsafe { &mut this.workers.part(worker..worker + 1)[0] };
-                    let place =
-                        Place { first: index / kv_heads * length, length, kv: index % kv_heads };
-                    let rows = this.attention_rows(layer);
-                    attention::forward(&this.k, &this.plan.heads, place, rows, &mut scratch.room);
-                })?;
+                self.attend(pool, layer)?;
             }
         }
         Ok(())
+    }
+
+    /// Attention of all sequences and heads.
+    fn attend(&self, pool: &mut Pool, layer: usize) -> Result<(), StepError> {
+        let (kv_heads, length) = (self.plan.config.kv_heads, self.batch.length);
+        let this = self;
+        Self::region(pool, this.cancel, this.batch.sequences * kv_heads, &|worker, index| {
+            // SAFETY: a worker runs one task at a time.
+            let scratch = unsafe { &mut this.workers.part(worker..worker + 1)[0] };
+            let place = Place { first: index / kv_heads * length, length, kv: index % kv_heads };
+            let rows = this.attention_rows(layer);
+            attention::forward(&this.k, &this.plan.heads, place, rows, &mut scratch.room);
+        })
+    }
+
+    /// Computes again what the way forward did not keep of a layer.
+    pub(super) fn again(&self, pool: &mut Pool, layer: usize) -> Result<(), StepError> {
+        let last = self.plan.config.layers - 1;
+        if self.plan.activations == Activations::Kept || layer == last {
+            return Ok(());
+        }
+        let rows = self.batch.tokens();
+        let blocks = rows.div_ceil(BLOCK);
+        let this = self;
+        Self::region(pool, this.cancel, blocks, &|worker, index| {
+            this.first_half(layer, worker, &rows_of(index, 0..rows));
+        })?;
+        self.attend(pool, layer)?;
+        Self::region(pool, this.cancel, blocks, &|worker, index| {
+            this.gate_and_up(worker, layer, &rows_of(index, 0..rows));
+        })
     }
 
     pub(super) fn attention_rows(&self, layer: usize) -> Rows {
@@ -451,18 +527,17 @@ impl<'a> Pass<'a> {
         Start::Here
     }
 
-    /// The output projection, norm and feed-forward part.
-    fn second_half(&self, worker: usize, layer: usize, rows: &Range<usize>) {
+    /// The output projection, norm and the first half of the feed-forward part.
+    fn gate_and_up(&self, worker: usize, layer: usize, rows: &Range<usize>) {
         let (kept, d, ffn) = (&self.layers[layer], self.plan.config.hidden, self.plan.config.ffn);
         // SAFETY: these rows belong to this task alone, and a worker runs one task at a time.
-        let (x, y, middle, gate_up, scales, next, scratch) = unsafe {
+        let (x, y, middle, gate_up, scales, scratch) = unsafe {
             (
                 kept.x.read(scaled(rows, d)),
                 kept.y.read(scaled(rows, self.plan.heads.query)),
                 kept.middle.part(scaled(rows, d)),
                 kept.gate_up.part(scaled(rows, 2 * ffn)),
                 kept.scale2.part(rows.clone()),
-                self.stream(layer + 1).part(scaled(rows, d)),
                 &mut self.workers.part(worker..worker + 1)[0],
             )
         };
@@ -472,12 +547,28 @@ impl<'a> Pass<'a> {
         let gain = self.gain(self.plan.places.layers[layer].norm2);
         self.norm_rows(middle, gain, &mut scratch.h, scales);
         self.apply(&matrices.gate_up, &scratch.h, rows.len(), gate_up, Start::Zero);
+    }
+
+    /// The rest of a layer: from attention's outcome to the next stream.
+    fn second_half(&self, worker: usize, layer: usize, rows: &Range<usize>) {
+        self.gate_and_up(worker, layer, rows);
+        let (kept, d, ffn) = (&self.layers[layer], self.plan.config.hidden, self.plan.config.ffn);
+        // SAFETY: these rows belong to this task alone, and a worker runs one task at a time.
+        let (middle, gate_up, next, scratch) = unsafe {
+            (
+                kept.middle.read(scaled(rows, d)),
+                kept.gate_up.read(scaled(rows, 2 * ffn)),
+                self.stream(layer + 1).part(scaled(rows, d)),
+                &mut self.workers.part(worker..worker + 1)[0],
+            )
+        };
         for (gate_up, act) in gate_up.chunks(2 * ffn).zip(scratch.act.chunks_mut(ffn)) {
             let (gate, up) = gate_up.split_at(ffn);
             self.k.swiglu(gate, up, act);
         }
         next.copy_from_slice(middle);
-        self.apply(&matrices.down, &scratch.act, rows.len(), next, Start::Here);
+        let matrix = &self.weights.layers[layer].down;
+        self.apply(matrix, &scratch.act, rows.len(), next, Start::Here);
     }
 
     fn last_norm(&self, rows: &Range<usize>) {
@@ -507,10 +598,26 @@ impl<'a> Pass<'a> {
         self.k.multiply(shape, left, self.weights.forward(matrix), (out, matrix.rows), start);
     }
 
-    /// `out = or += dy W` for some rows.
-    pub(super) fn apply_back(&self, matrix: &Matrix, dy: &[f32], rows: usize, out: &mut [f32]) {
+    /// Packs the matrices of a layer, or the head, for the way back.
+    pub(super) fn pack_back(&self, pool: &mut Pool, matrices: &[Matrix]) -> Result<(), StepError> {
+        Self::region(pool, self.cancel, Weights::back_tasks(matrices), &|_, index| {
+            // SAFETY: this region only packs these.
+            unsafe { Weights::pack_back(matrices, self.params, index, self.back) }
+        })
+    }
+
+    /// `out = dy W` for some rows; `first` is the first matrix that was packed for the way back.
+    pub(super) fn apply_back(
+        &self,
+        (matrix, first): (&Matrix, &Matrix),
+        dy: &[f32],
+        rows: usize,
+        out: &mut [f32],
+    ) {
         let shape = Shape { m: rows, n: matrix.columns, k: matrix.rows };
-        let right = self.weights.backward(matrix);
+        // SAFETY: nothing is packed while rows go back.
+        let packed = unsafe { self.back.read(0..self.weights.back_len()) };
+        let right = Weights::back(matrix, first, packed);
         let out = (out, matrix.columns);
         self.k.multiply(shape, Left::rows(dy, matrix.rows), right, out, Start::Zero);
     }
@@ -530,26 +637,30 @@ impl<'a> Pass<'a> {
         })
     }
 
-    /// The loss; with `grads` also the gradient of the head and of the last norm's output.
+    /// The loss, added to that of earlier groups; with `grads` also the gradient of the head and of
+    /// the last norm's output.
     pub(super) fn head(
         &self,
         pool: &mut Pool,
+        so_far: Loss,
         mut grads: Option<&mut [f32]>,
     ) -> Result<Loss, StepError> {
         let (vocab, d) = (self.plan.config.vocab, self.plan.config.hidden);
         let all = self.batch.tokens();
-        let weight: f64 = self.batch.weights.iter().map(|weight| f64::from(*weight)).sum();
         let this = self;
+        if grads.is_some() {
+            self.pack_back(pool, &[self.weights.head])?;
+        }
         for start in (0..all).step_by(chunk_rows(vocab)) {
             let chunk = start..(start + chunk_rows(vocab)).min(all);
             let back = grads.is_some();
             Self::region(pool, this.cancel, chunk.len().div_ceil(BLOCK), &|_, index| {
-                this.head_rows(&chunk, index, weight, back);
+                this.head_rows(&chunk, index, back);
             })?;
             let Some(grads) = grads.as_deref_mut() else { continue };
             let matrix = this.weights.head;
             let grad = Parts::new(&mut grads[matrix.range()]);
-            let from = if start == 0 { Start::Zero } else { Start::Here };
+            let from = if start == 0 { this.start } else { Start::Here };
             Self::region(pool, this.cancel, vocab.div_ceil(BLOCK), &|worker, index| {
                 let rows = rows_of(index, 0..vocab);
                 // SAFETY: nobody writes logits or norms in this region; these rows are ours.
@@ -566,11 +677,13 @@ impl<'a> Pass<'a> {
         // SAFETY: no region runs.
         let losses = unsafe { this.losses.read(0..all) };
         let pairs = losses.iter().zip(this.batch.weights);
-        let sum = pairs.map(|(loss, weight)| f64::from(*loss) * f64::from(*weight)).sum();
-        Ok(Loss { sum, weight })
+        Ok(pairs.fold(so_far, |total, (loss, weight)| {
+            let weight = f64::from(*weight);
+            total.plus(Loss { sum: f64::from(*loss) * weight, weight })
+        }))
     }
 
-    fn head_rows(&self, chunk: &Range<usize>, index: usize, weight: f64, back: bool) {
+    fn head_rows(&self, chunk: &Range<usize>, index: usize, back: bool) {
         let (vocab, d) = (self.plan.config.vocab, self.plan.config.hidden);
         let rows = rows_of(index, chunk.clone());
         let at = rows.start - chunk.start..rows.end - chunk.start;
@@ -585,7 +698,7 @@ impl<'a> Pass<'a> {
         self.apply(&self.weights.head, x, rows.len(), logits, Start::Zero);
         for ((row, logits), loss) in rows.clone().zip(logits.chunks_mut(vocab)).zip(losses) {
             let target = self.batch.targets[row] as usize;
-            let factor = (f64::from(self.batch.weights[row]) / weight) as f32;
+            let factor = (f64::from(self.batch.weights[row]) / self.weight) as f32;
             let said = logits[target];
             let (shift, sum) = self.k.cross_entropy(logits, target, factor);
             *loss = (ln64(f64::from(sum)) + f64::from(shift) - f64::from(said)) as f32;
@@ -593,7 +706,8 @@ impl<'a> Pass<'a> {
         if back {
             // SAFETY: these rows belong to this task alone.
             let dnormed = unsafe { self.dh1.part(scaled(&rows, d)) };
-            self.apply_back(&self.weights.head, logits, rows.len(), dnormed);
+            let head = &self.weights.head;
+            self.apply_back((head, head), logits, rows.len(), dnormed);
             // SAFETY: as above.
             let (dx, x, scales) = unsafe {
                 (

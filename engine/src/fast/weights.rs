@@ -15,6 +15,7 @@ pub(super) struct Matrix {
     pub(super) rows: usize,
     pub(super) columns: usize,
     forward: usize,
+    /// Where it would lie if all matrices were packed for the way back.
     backward: usize,
 }
 
@@ -39,22 +40,16 @@ impl LayerMatrices {
     }
 }
 
-/// Packed copies of all matrices: by output for the way forward, by input for the way back.
+/// The packed copy of all matrices for the way forward; the way back packs one layer at a time.
 pub(super) struct Weights {
     pub(super) layers: Vec<LayerMatrices>,
     pub(super) head: Matrix,
     forward: Vec<f32>,
-    backward: Vec<f32>,
-    forward_fresh: bool,
-    backward_fresh: bool,
+    fresh: bool,
 }
 
-/// Which packed copies a caller needs.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Need {
-    Forward,
-    Both,
-}
+/// Panels that a task packs.
+const TASK_PANELS: usize = 4;
 
 impl Weights {
     pub(super) fn new(config: &ModelConfig) -> Self {
@@ -76,54 +71,33 @@ impl Weights {
             })
             .collect();
         let head = matrix(places.head, config.vocab, d);
-        Self {
-            layers,
-            head,
-            forward: vec![0.0; forward],
-            backward: Vec::new(),
-            forward_fresh: false,
-            backward_fresh: false,
-        }
+        Self { layers, head, forward: vec![0.0; forward], fresh: false }
     }
 
     /// The parameters have changed.
     pub(super) fn spoil(&mut self) {
-        self.forward_fresh = false;
-        self.backward_fresh = false;
+        self.fresh = false;
     }
 
-    /// Packs what is needed and not fresh.
-    pub(super) fn pack(&mut self, params: &[f32], need: Need, pool: &mut Pool) {
-        let forward = !self.forward_fresh;
-        let backward = need == Need::Both && !self.backward_fresh;
-        if !(forward || backward) {
+    /// Packs everything for the way forward, unless it is fresh.
+    pub(super) fn pack(&mut self, params: &[f32], pool: &mut Pool) {
+        if self.fresh {
             return;
         }
-        if backward && self.backward.is_empty() {
-            let last = self.head;
-            let len = last.backward + last.columns.next_multiple_of(COLUMNS) * last.rows;
-            self.backward = vec![0.0; len];
+        let out = Parts::new(&mut self.forward);
+        let tasks = |matrix: &Matrix| matrix.rows.div_ceil(TASK_PANELS * COLUMNS);
+        for matrix in self.layers.iter().flat_map(LayerMatrices::all).chain([self.head]) {
+            pool.run(tasks(&matrix), &|_, index| {
+                let rows = index * TASK_PANELS * COLUMNS;
+                let end = (rows + TASK_PANELS * COLUMNS).min(matrix.rows);
+                let source = &params[matrix.range()][rows * matrix.columns..end * matrix.columns];
+                let start = matrix.forward + rows * matrix.columns;
+                let len = (end - rows).next_multiple_of(COLUMNS) * matrix.columns;
+                // SAFETY: each task has its own panels.
+                pack_columns(source, matrix.columns, unsafe { out.part(start..start + len) });
+            });
         }
-        let (front, back) = (Parts::new(&mut self.forward), Parts::new(&mut self.backward));
-        let (layers, head) = (&self.layers, self.head);
-        pool.run(4 * layers.len() + 1, &|_, index| {
-            let matrix = layers.get(index / 4).map_or(head, |layer| layer.all()[index % 4]);
-            let source = &params[matrix.range()];
-            if forward {
-                let len = matrix.rows.next_multiple_of(COLUMNS) * matrix.columns;
-                let range = matrix.forward..matrix.forward + len;
-                // SAFETY: each matrix has its own range and its own task.
-                pack_columns(source, matrix.columns, unsafe { front.part(range) });
-            }
-            if backward {
-                let len = matrix.columns.next_multiple_of(COLUMNS) * matrix.rows;
-                let range = matrix.backward..matrix.backward + len;
-                // SAFETY: each matrix has its own range and its own task.
-                pack_rows(source, matrix.columns, unsafe { back.part(range) });
-            }
-        });
-        self.forward_fresh |= forward;
-        self.backward_fresh |= backward;
+        self.fresh = true;
     }
 
     /// `matrix` as right factor of `x W^T`.
@@ -131,30 +105,79 @@ impl Weights {
         Right::packed(&self.forward[matrix.forward..], matrix.columns)
     }
 
-    /// `matrix` as right factor of `dy W`.
-    pub(super) fn backward(&self, matrix: &Matrix) -> Right<'_> {
-        Right::packed(&self.backward[matrix.backward..], matrix.rows)
+    /// Elements of the largest part that [`Self::pack_back`] packs.
+    pub(super) fn back_len(&self) -> usize {
+        let len = |matrices: &[Matrix]| {
+            let each = matrices.iter().map(|m| m.columns.next_multiple_of(COLUMNS) * m.rows);
+            each.sum::<usize>()
+        };
+        let layers = self.layers.iter().map(|layer| len(&layer.all()));
+        layers.chain([len(&[self.head])]).max().unwrap_or(0)
+    }
+
+    /// Packs some matrices for the way back, one after the other from the start of `out`; task
+    /// `index` of [`Self::back_tasks`].
+    ///
+    /// # Safety
+    /// Nobody else uses `out`, but for other tasks of the same matrices.
+    pub(super) unsafe fn pack_back(
+        matrices: &[Matrix],
+        params: &[f32],
+        mut index: usize,
+        out: Parts<f32>,
+    ) {
+        for matrix in matrices {
+            let tasks = matrix.columns.div_ceil(TASK_PANELS * COLUMNS);
+            if index >= tasks {
+                index -= tasks;
+                continue;
+            }
+            let first = index * TASK_PANELS * COLUMNS;
+            let end = (first + TASK_PANELS * COLUMNS).min(matrix.columns);
+            let start = matrix.backward - matrices[0].backward + first * matrix.rows;
+            let len = (end - first).next_multiple_of(COLUMNS) * matrix.rows;
+            // SAFETY: each task has its own panels.
+            let out = unsafe { out.part(start..start + len) };
+            return pack_rows(&params[matrix.range()], matrix.columns, first..end, out);
+        }
+    }
+
+    /// How many tasks pack these matrices for the way back.
+    pub(super) fn back_tasks(matrices: &[Matrix]) -> usize {
+        matrices.iter().map(|matrix| matrix.columns.div_ceil(TASK_PANELS * COLUMNS)).sum()
+    }
+
+    /// `matrix` as right factor of `dy W`, out of what [`Self::pack_back`] packed with `first` as
+    /// first matrix.
+    pub(super) fn back<'a>(matrix: &Matrix, first: &Matrix, packed: &'a [f32]) -> Right<'a> {
+        Right::packed(&packed[matrix.backward - first.backward..], matrix.rows)
     }
 }
 
 /// Panels of the transpose: panel j holds rows 32 j and on, element (p, c) = row 32 j + c, column p.
-pub(super) fn pack_columns(source: &[f32], width: usize, out: &mut [f32]) {
+/// Slots of rows that do not exist are left as they are.
+fn pack_columns(source: &[f32], width: usize, out: &mut [f32]) {
+    /// Lines of a panel that are filled together, so that they stay in the first cache.
+    const LINES: usize = 16;
     for (rows, panel) in source.chunks(COLUMNS * width).zip(out.chunks_mut(COLUMNS * width)) {
-        for (c, row) in rows.chunks(width).enumerate() {
-            for (slot, value) in panel[c..].iter_mut().step_by(COLUMNS).zip(row) {
-                *slot = *value;
+        for (block, lines) in panel.chunks_mut(LINES * COLUMNS).enumerate() {
+            for (c, row) in rows.chunks(width).enumerate() {
+                let row = &row[block * LINES..];
+                for (slot, value) in lines[c..].iter_mut().step_by(COLUMNS).zip(row) {
+                    *slot = *value;
+                }
             }
         }
     }
 }
 
-/// Panels of the rows themselves: panel j holds columns 32 j and on.
-fn pack_rows(source: &[f32], width: usize, out: &mut [f32]) {
+/// Panels of some columns of the rows themselves: panel j holds the columns 32 j and on.
+fn pack_rows(source: &[f32], width: usize, columns: core::ops::Range<usize>, out: &mut [f32]) {
     let rows = source.len() / width;
-    for (j, panel) in out.chunks_mut(COLUMNS * rows).enumerate() {
+    for (first, panel) in columns.clone().step_by(COLUMNS).zip(out.chunks_mut(COLUMNS * rows)) {
         for (line, row) in panel.chunks_mut(COLUMNS).zip(source.chunks(width)) {
-            let columns = &row[j * COLUMNS..width.min((j + 1) * COLUMNS)];
-            line[..columns.len()].copy_from_slice(columns);
+            let values = &row[first..columns.end.min(first + COLUMNS)];
+            line[..values.len()].copy_from_slice(values);
         }
     }
 }

@@ -10,7 +10,7 @@ use suanli_bus::{
 };
 use suanli_engine::order::GROUP_SAMPLES;
 use suanli_engine::tokenizer::Tokenizer;
-use suanli_engine::{Cancel, ModelConfig, initial_params};
+use suanli_engine::{Activations, Cancel, ModelConfig, initial_params};
 use suanli_params::{BYTE_CHUNK, CHUNK_ELEMENTS, Codec};
 use suanli_rdpa::{RegionInfo, Shape};
 use suanli_store::checkpoint::{self, Card, Contents, Overwrite};
@@ -133,7 +133,11 @@ fn spec_of(
         name: name.chars().take(64).collect(),
         model: serde_json::to_string(model).expect("plain numbers are JSON"),
         parameters: theta.len() as u64,
-        replica_memory_bytes: model.training_memory_bytes(file.training.batch_sequences as usize),
+        replica_memory_bytes: model.training_memory_bytes(
+            file.training.batch_sequences as usize,
+            model.context,
+            Activations::Kept,
+        ),
         theta_root: suanli_params::root(&hash_chunks(&theta)),
         tokenizer: describe(data.tokenizer_json().as_bytes(), BYTE_CHUNK)?.root,
         data: DataSpec {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use suanli_engine::{
-    Batch, Engine, Fast, KernelChoice, Loss, ModelConfig, Reference, STATE_SEGMENTS, Sampling,
-    StepError, StepSettings,
+    Activations, Batch, Engine, Fast, Loss, ModelConfig, Reference, STATE_SEGMENTS, Sampling,
+    Settings, StepError, StepSettings,
 };
 
 use super::child::Replies;
@@ -452,6 +452,22 @@ fn failure(error: &StepError) -> Failure {
     Failure::new(class, error.to_string())
 }
 
+/// Activations are computed again where keeping them would not fit this machine's free memory.
+fn activations_for(config: &ModelConfig) -> Activations {
+    let kept = config.training_memory_bytes(1, config.context, Activations::Kept);
+    match available_bytes() {
+        Some(available) if kept > available => Activations::Recomputed,
+        _ => Activations::Kept,
+    }
+}
+
+/// What the system could give without swapping, where it says so (Linux).
+fn available_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
 fn build(
     kind: EngineKind,
     config: ModelConfig,
@@ -459,7 +475,9 @@ fn build(
 ) -> Result<Box<dyn Engine>, Failure> {
     Ok(match kind {
         EngineKind::Fast => {
-            let engine = Fast::with_kernel(config, threads, KernelChoice::Best);
+            let activations = activations_for(&config);
+            let settings = Settings { threads, activations, ..Settings::default() };
+            let engine = Fast::with(config, &settings);
             Box::new(engine.map_err(|error| failure(&error))?)
         }
         EngineKind::Reference => {
