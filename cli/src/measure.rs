@@ -39,11 +39,11 @@ pub(crate) fn tokens_per_s(job: &JobFile, threads: usize) -> Result<f64, Failure
         Batch { sequences, length, inputs: &ids[..tokens], targets: &ids[1..], weights: &weights };
     let (settings, cancel) = (StepSettings { lr: 1e-4, ..StepSettings::default() }, Cancel::new());
     // The first step also warms caches and threads up.
-    engine.step(&batch, &settings, &cancel).map_err(wrong)?;
+    engine.step(&batch.into(), &settings, &cancel).map_err(wrong)?;
     let began = Instant::now();
     let mut steps = 0;
     while steps == 0 || (steps < STEPS_MAX && began.elapsed() < SPAN) {
-        engine.step(&batch, &settings, &cancel).map_err(wrong)?;
+        engine.step(&batch.into(), &settings, &cancel).map_err(wrong)?;
         steps += 1;
     }
     Ok(tokens as f64 * f64::from(steps) / began.elapsed().as_secs_f64())

@@ -41,7 +41,7 @@ fn main() -> Result<(), StepError> {
         let start = Instant::now();
         while start.elapsed().as_secs_f64() < seconds {
             let (step, used) = (Instant::now(), cpu_seconds());
-            engine.step(&batch, &StepSettings::default(), &cancel)?;
+            engine.step(&batch.into(), &StepSettings::default(), &cancel)?;
             times.push(step.elapsed().as_secs_f64());
             cpu.extend(cpu_seconds().zip(used).map(|(after, before)| after - before));
         }

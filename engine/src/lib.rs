@@ -16,6 +16,7 @@ mod reference;
 mod rotary;
 mod sampling;
 mod state;
+mod task;
 pub mod tokenizer;
 mod traits;
 
@@ -26,7 +27,9 @@ pub use config::{
 pub use fast::{Fast, KernelChoice, KernelError, NUMERIC_CLASS, Settings};
 pub use init::initial_params;
 pub use reference::{Float, Reference};
+pub use state::State;
+pub use task::{Batch, Entry, Exit, Objective, Pair, Part, Task};
 pub use traits::{
-    Batch, Cancel, Capabilities, Engine, Loss, STATE_SEGMENTS, Sampling, SealFault, StateHash,
-    StepError, StepReport, StepSettings,
+    Cancel, Capabilities, Engine, Loss, STATE_SEGMENTS, Sampling, SealFault, StateHash, StepError,
+    StepReport, StepSettings,
 };

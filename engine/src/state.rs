@@ -15,8 +15,88 @@ const PIECE: usize = 16_384;
 /// moments stay within what can be sealed (2^60 in m and in the root of v).
 pub(crate) const GRAD_NORM_MAX: f64 = 1e15;
 
+/// Everything that a step depends on: parameters, both moments, and how many steps made them.
+///
+/// Canonical bytes: count of steps and count of parameters (`u64` each), then parameters, first
+/// moments, second moments as `f32`, all little-endian.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    pub(crate) params: Vec<f32>,
+    pub(crate) moments: Moments,
+}
+
+const HEAD_BYTES: usize = 16;
+
+impl State {
+    /// The parameters, flat.
+    #[must_use]
+    pub fn params(&self) -> &[f32] {
+        &self.params
+    }
+
+    /// Optimiser steps since the moments were zero.
+    #[must_use]
+    pub const fn steps(&self) -> u64 {
+        self.moments.steps
+    }
+
+    /// As [`crate::Engine::state_hash`] gives it.
+    #[must_use]
+    pub fn hash(&self) -> StateHash {
+        state_hash(&self.params, &self.moments)
+    }
+
+    /// The canonical bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let parts = [&self.params, &self.moments.first, &self.moments.second];
+        let mut bytes = Vec::with_capacity(HEAD_BYTES + 12 * self.params.len());
+        bytes.extend_from_slice(&self.moments.steps.to_le_bytes());
+        bytes.extend_from_slice(&(self.params.len() as u64).to_le_bytes());
+        for part in parts {
+            bytes.extend(part.iter().flat_map(|value| value.to_le_bytes()));
+        }
+        bytes
+    }
+
+    /// Reads the canonical bytes of a state of `parameters` parameters.
+    ///
+    /// # Errors
+    /// [`StepError::BadState`] when they are not as many as that takes.
+    pub fn from_bytes(bytes: &[u8], parameters: usize) -> Result<Self, StepError> {
+        let wrong = |what, expected, found| StepError::BadState { what, expected, found };
+        let expected = HEAD_BYTES.saturating_add(parameters.saturating_mul(12));
+        let whole = || wrong("all bytes", expected, bytes.len());
+        let (steps, rest) = bytes.split_first_chunk::<8>().ok_or_else(whole)?;
+        let (count, values) = rest.split_first_chunk::<8>().ok_or_else(whole)?;
+        let count = usize::try_from(u64::from_le_bytes(*count)).unwrap_or(usize::MAX);
+        if count != parameters {
+            return Err(wrong("parameters", parameters.saturating_mul(4), count.saturating_mul(4)));
+        }
+        if bytes.len() != expected {
+            return Err(whole());
+        }
+        let mut values = values.as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word));
+        let mut take = || values.by_ref().take(parameters).collect::<Vec<f32>>();
+        let (params, first, second) = (take(), take(), take());
+        let moments = Moments { first, second, steps: u64::from_le_bytes(*steps) };
+        Ok(Self { params, moments })
+    }
+
+    /// Checks that it is of a model of `parameters` parameters.
+    pub(crate) fn check(&self, parameters: usize) -> Result<(), StepError> {
+        let found = self.params.len();
+        if found == parameters {
+            return Ok(());
+        }
+        let bytes = |count: usize| 4 * count;
+        let (expected, found) = (bytes(parameters), bytes(found));
+        Err(StepError::BadState { what: "parameters", expected, found })
+    }
+}
+
 /// AdamW's moments and how many steps made them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Moments {
     pub(crate) first: Vec<f32>,
     pub(crate) second: Vec<f32>,
@@ -109,6 +189,20 @@ mod tests {
         moments.steps = 1;
         moments.second[0] = 0.0;
         assert_ne!(state_hash(&params, &moments).root, after.root);
+    }
+
+    #[test]
+    fn a_state_comes_back_from_its_bytes_and_wrong_lengths_are_named() {
+        let moments = Moments { first: vec![0.5, 1.0], second: vec![2.0, 3.0], steps: 7 };
+        let state = State { params: vec![-1.0, f32::MIN_POSITIVE], moments };
+        let bytes = state.to_bytes();
+        assert_eq!(State::from_bytes(&bytes, 2).unwrap(), state);
+        assert_eq!(State::from_bytes(&bytes, 2).unwrap().hash(), state.hash());
+        for (bytes, parameters) in [(&bytes[..39], 2), (&bytes[..9], 2), (&bytes[..], 3), (&[], 0)]
+        {
+            let error = State::from_bytes(bytes, parameters).unwrap_err();
+            assert!(matches!(error, StepError::BadState { .. }), "{error}");
+        }
     }
 
     #[test]

@@ -8,65 +8,11 @@ use suanli_params::{SealError, Space};
 
 use crate::config::{ConfigError, ModelConfig};
 use crate::fast::KernelError;
+use crate::state::State;
+use crate::task::{Batch, Task};
 
 /// How many segments a state hash has, so that a difference can be narrowed down.
 pub const STATE_SEGMENTS: usize = 16;
-
-/// Some sequences of equal length, row after row.
-#[derive(Clone, Copy, Debug)]
-pub struct Batch<'a> {
-    /// How many sequences.
-    pub sequences: usize,
-    /// Tokens a sequence.
-    pub length: usize,
-    /// What the model reads.
-    pub inputs: &'a [u32],
-    /// What it should say next at each place.
-    pub targets: &'a [u32],
-    /// What each place counts in the loss; 0 leaves it out.
-    pub weights: &'a [f32],
-}
-
-impl Batch<'_> {
-    /// How many tokens it holds.
-    #[must_use]
-    pub const fn tokens(&self) -> usize {
-        self.inputs.len()
-    }
-
-    /// Checks the batch against the model, so that what follows may index freely.
-    ///
-    /// # Errors
-    /// The first thing that does not fit.
-    pub fn check(&self, config: &ModelConfig) -> Result<(), StepError> {
-        let expected = self.sequences.checked_mul(self.length).unwrap_or(0);
-        for (what, found) in [
-            ("inputs", self.inputs.len()),
-            ("targets", self.targets.len()),
-            ("weights", self.weights.len()),
-        ] {
-            if found != expected || expected == 0 {
-                return Err(StepError::WrongLength { what, expected, found });
-            }
-        }
-        if self.length > config.context {
-            return Err(StepError::TooLong { context: config.context, found: self.length });
-        }
-        for &id in self.inputs.iter().chain(self.targets) {
-            if id as usize >= config.vocab {
-                return Err(StepError::UnknownToken { vocab: config.vocab, found: id });
-            }
-        }
-        let bad = |&&weight: &&f32| !(weight.is_finite() && weight >= 0.0);
-        if let Some(&found) = self.weights.iter().find(bad) {
-            return Err(StepError::BadWeight { found });
-        }
-        if self.weights.iter().all(|&weight| weight == 0.0) {
-            return Err(StepError::NoWeight);
-        }
-        Ok(())
-    }
-}
 
 /// The numbers of one AdamW step (Loshchilov and Hutter 2019, decay decoupled, matrices only).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -211,6 +157,28 @@ pub enum StepError {
         /// The most it may be.
         max: f32,
     },
+    /// Only a part of the model was asked for: engines of today take the whole.
+    #[error(
+        "layers {first} to {end} were asked for alone; this engine works on all {layers} layers at once"
+    )]
+    NotWhole {
+        /// Layers of the model.
+        layers: usize,
+        /// The first asked for.
+        first: usize,
+        /// The first not asked for.
+        end: usize,
+    },
+    /// A state of other sizes than the model's.
+    #[error("{what} of a state: expected {expected} bytes for this model, found {found}")]
+    BadState {
+        /// Which part of it.
+        what: &'static str,
+        /// How many there should be.
+        expected: usize,
+        /// How many there are.
+        found: usize,
+    },
     /// The loss or the gradient is not finite; the step was not taken.
     #[error(
         "the loss is {loss} and the norm of the gradient {grad_norm}: the step was not taken; lower the learning rate"
@@ -322,22 +290,31 @@ impl Default for Sampling {
     }
 }
 
-/// A model with its optimiser.
+/// A model with its optimiser: all that the rest of the system sees of it.
+///
+/// Parameters go in and out by range, so that they may live on a device; [`Engine::space`] says
+/// which range has which name.
 pub trait Engine: Send {
     /// The sizes.
     fn config(&self) -> &ModelConfig;
 
-    /// The tensors and their places in the flat buffer.
+    /// The trainable tensors and their places in the flat buffer of parameters.
     fn space(&self) -> &Space;
 
     /// What this engine is.
     fn capabilities(&self) -> Capabilities;
 
-    /// The parameters, one flat buffer in the order of [`Engine::space`].
-    fn params(&self) -> &[f32];
+    /// Copies the parameters from `at` on into `out`.
+    ///
+    /// # Panics
+    /// When they are fewer.
+    fn read(&self, at: usize, out: &mut [f32]);
 
-    /// The same, to be overwritten.
-    fn params_mut(&mut self) -> &mut [f32];
+    /// Overwrites the parameters from `at` on.
+    ///
+    /// # Panics
+    /// When they are fewer.
+    fn write(&mut self, at: usize, values: &[f32]);
 
     /// Zero moments, no steps taken.
     fn reset_moments(&mut self);
@@ -355,31 +332,66 @@ pub trait Engine: Send {
     /// [`StepError::BadSeal`]; the moments are then zero.
     fn unseal(&mut self, sealed: &[u8]) -> Result<(), StepError>;
 
-    /// One step of AdamW on the weighted mean loss of `batch`.
+    /// Everything that a step depends on, exactly: parameters, moments, count of steps.
+    fn export(&self) -> State;
+
+    /// Takes up what [`Engine::export`] gave, here or on another engine of the numeric class.
     ///
     /// # Errors
-    /// A batch or setting that does not fit, a raised `cancel`, or numbers that are not finite;
+    /// A state of another model; nothing has changed then.
+    fn import(&mut self, state: &State) -> Result<(), StepError>;
+
+    /// The hash of parameters, moments and step count as they are now.
+    fn state_hash(&self) -> StateHash;
+
+    /// One step of AdamW on the loss of `task`.
+    ///
+    /// # Errors
+    /// A task or setting that does not fit, a raised `cancel`, or numbers that are not finite;
     /// the state is then that of the last complete step.
     fn step(
         &mut self,
-        batch: &Batch<'_>,
+        task: &Task<'_>,
         settings: &StepSettings,
         cancel: &Cancel,
     ) -> Result<StepReport, StepError>;
 
-    /// The loss of `batch`; nothing is learned.
+    /// The step that follows `from`, whatever this engine did before, and the hash of the state
+    /// after it: what an auditor compares.
+    ///
+    /// # Errors
+    /// As for [`Engine::import`] and [`Engine::step`].
+    fn replay(
+        &mut self,
+        from: &State,
+        task: &Task<'_>,
+        settings: &StepSettings,
+        cancel: &Cancel,
+    ) -> Result<(StepReport, StateHash), StepError> {
+        self.import(from)?;
+        let report = self.step(task, settings, cancel)?;
+        Ok((report, self.state_hash()))
+    }
+
+    /// The loss of `task`; nothing is learned.
     ///
     /// # Errors
     /// As for [`Engine::step`].
-    fn evaluate(&mut self, batch: &Batch<'_>, cancel: &Cancel) -> Result<Loss, StepError>;
+    fn evaluate(&mut self, task: &Task<'_>, cancel: &Cancel) -> Result<Loss, StepError>;
 
-    /// The gradient of the weighted mean loss, flat, into `out`; nothing is learned.
+    /// The log-probability of each target of `batch`, in nats, whatever its weight.
+    ///
+    /// # Errors
+    /// As for [`Engine::step`].
+    fn logprobs(&mut self, batch: &Batch<'_>, cancel: &Cancel) -> Result<Vec<f32>, StepError>;
+
+    /// The gradient of the loss of `task`, flat, into `out`; nothing is learned.
     ///
     /// # Errors
     /// As for [`Engine::step`], and an `out` of the wrong length.
     fn gradient(
         &mut self,
-        batch: &Batch<'_>,
+        task: &Task<'_>,
         out: &mut [f32],
         cancel: &Cancel,
     ) -> Result<Loss, StepError>;
@@ -389,9 +401,6 @@ pub trait Engine: Send {
     /// # Errors
     /// Ids that do not fit the model.
     fn logits(&mut self, ids: &[u32]) -> Result<Vec<f32>, StepError>;
-
-    /// The hash of parameters, moments and step count as they are now.
-    fn state_hash(&self) -> StateHash;
 
     /// Continues `prompt`, handing each token to `emit` until it says `false`, the context is
     /// full, or `settings.tokens_max` were made. Equal seeds give equal texts.

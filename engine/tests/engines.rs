@@ -6,8 +6,9 @@
 use proptest::prelude::*;
 use suanli_base::Random;
 use suanli_engine::{
-    Activations, Batch, Cancel, Engine, Fast, KernelChoice, Loss, ModelConfig, Reference,
-    RopeScaling, Sampling, Settings, StepError, StepSettings, initial_params,
+    Activations, Batch, Cancel, Engine, Fast, KernelChoice, Loss, ModelConfig, Objective, Pair,
+    Part, Reference, RopeScaling, Sampling, Settings, State, StepError, StepSettings, Task,
+    initial_params,
 };
 
 /// A shape with everything odd: groups, widths that fill no vector, a context that fills no block.
@@ -113,8 +114,8 @@ fn judge(config: &ModelConfig, seed: u64) -> Reference<f64> {
 }
 
 fn gradient(engine: &mut dyn Engine, text: &Text) -> (Loss, Vec<f32>) {
-    let mut grads = vec![f32::NAN; engine.params().len()];
-    let loss = engine.gradient(&text.batch(), &mut grads, &Cancel::new()).unwrap();
+    let mut grads = vec![f32::NAN; engine.space().len()];
+    let loss = engine.gradient(&text.batch().into(), &mut grads, &Cancel::new()).unwrap();
     (loss, grads)
 }
 
@@ -144,7 +145,7 @@ fn gradients_of_every_tensor_agree_with_finite_differences() {
         let cancel = Cancel::new();
         let mut params: Vec<f64> = engine.params().iter().map(|x| f64::from(*x)).collect();
         let mut grads = vec![0.0; params.len()];
-        engine.differentiate(&params, &text.batch(), Some(&mut grads), &cancel).unwrap();
+        engine.differentiate(&params, &text.batch().into(), Some(&mut grads), &cancel).unwrap();
         let mut random = Random::new(17);
         for tensor in config.space().tensors() {
             // Along a random direction, so that every element of the tensor takes part.
@@ -154,7 +155,8 @@ fn gradients_of_every_tensor_agree_with_finite_differences() {
             let mut at = |step: f64| {
                 let saved = params.clone();
                 tensor.range().zip(&direction).for_each(|(i, u)| params[i] += step * u);
-                let loss = engine.differentiate(&params, &text.batch(), None, &cancel).unwrap();
+                let loss =
+                    engine.differentiate(&params, &text.batch().into(), None, &cancel).unwrap();
                 params = saved;
                 loss.mean()
             };
@@ -204,14 +206,113 @@ proptest! {
     }
 }
 
+fn pairs(count: usize) -> Vec<Pair> {
+    let of = |i: usize| Pair {
+        chosen: -30.0 - i as f64,
+        rejected: -32.5 + 2.0 * i as f64,
+        weight: [1.0, 0.25, 3.0][i % 3],
+    };
+    (0..count).map(of).collect()
+}
+
+#[test]
+fn a_preference_has_the_slope_of_its_loss_and_both_engines_agree_on_it() {
+    let config = odd();
+    let text = Text::new(&config, 6, 9, 3);
+    let pairs = pairs(3);
+    let objective = Objective::Preference { beta: 0.3, pairs: &pairs };
+    let task = Task { objective, ..text.batch().into() };
+    let (plain, cancel) = (judge(&config, 3), Cancel::new());
+    let mut params: Vec<f64> = plain.params().iter().map(|x| f64::from(*x)).collect();
+    let mut grads = vec![0.0; params.len()];
+    let loss = plain.differentiate(&params, &task, Some(&mut grads), &cancel).unwrap();
+    let mut random = Random::new(5);
+    let direction: Vec<f64> = params.iter().map(|_| f64::from(random.unit_f32()) - 0.5).collect();
+    let slope: f64 = grads.iter().zip(&direction).map(|(g, u)| g * u).sum();
+    let mut at = |step: f64| {
+        params.iter_mut().zip(&direction).for_each(|(p, u)| *p += step * u);
+        let loss = plain.differentiate(&params, &task, None, &cancel).unwrap().mean();
+        params.iter_mut().zip(&direction).for_each(|(p, u)| *p -= step * u);
+        loss
+    };
+    let step = 1e-5;
+    let measured =
+        (8.0 * (at(step) - at(-step)) - (at(2.0 * step) - at(-2.0 * step))) / (12.0 * step);
+    assert!((slope - measured).abs() < 1e-6 * slope.abs(), "{slope} against {measured}");
+    let mut engine = fast(&config, 2, KernelChoice::Best, 3).unwrap();
+    let mut found = vec![0.0; grads.len()];
+    let fast_loss = engine.gradient(&task, &mut found, &cancel).unwrap();
+    assert!((fast_loss.mean() - loss.mean()).abs() < 1e-5 * loss.mean());
+    assert_eq!(engine.evaluate(&task, &cancel).unwrap(), fast_loss);
+    let expected: Vec<f32> = grads.iter().map(|grad| *grad as f32).collect();
+    let (error, name) = worst(&config, &found, &expected);
+    assert!(error < 1e-4, "{name}: {error}");
+    // The reference log-probabilities are what the engine itself says.
+    let said = engine.logprobs(&text.batch(), &cancel).unwrap();
+    let nats: f64 = said.iter().zip(&text.weights).map(|(p, w)| -f64::from(p * w)).sum();
+    let next = engine.evaluate(&text.batch().into(), &cancel).unwrap();
+    assert!((nats - next.sum).abs() < 1e-3, "{nats} {next:?}");
+    let before = fast_loss.mean();
+    for _ in 0..5 {
+        engine.step(&task, &StepSettings { lr: 3e-3, ..StepSettings::default() }, &cancel).unwrap();
+    }
+    assert!(engine.evaluate(&task, &cancel).unwrap().mean() < before);
+}
+
+#[test]
+fn a_step_replayed_elsewhere_gives_the_same_state_and_a_strange_state_is_refused() {
+    let config = odd();
+    let text = Text::new(&config, 2, 20, 4);
+    let (settings, cancel) = (StepSettings::default(), Cancel::new());
+    let mut here = fast(&config, 1, KernelChoice::Best, 4).unwrap();
+    here.step(&text.batch().into(), &settings, &cancel).unwrap();
+    let state = State::from_bytes(&here.export().to_bytes(), here.params().len()).unwrap();
+    assert_eq!((state.steps(), state.hash()), (1, here.state_hash()));
+    here.step(&text.batch().into(), &settings, &cancel).unwrap();
+    let mut there = fast(&config, 3, KernelChoice::Portable, 77).unwrap();
+    let (_, hash) = there.replay(&state, &text.batch().into(), &settings, &cancel).unwrap();
+    assert_eq!(hash, here.state_hash());
+    let mut other = fast(&ModelConfig { ffn: 21, ..config }, 1, KernelChoice::Best, 1).unwrap();
+    let before = other.state_hash();
+    assert!(matches!(other.import(&state), Err(StepError::BadState { .. })));
+    assert_eq!(other.state_hash(), before);
+}
+
+#[test]
+fn a_task_that_does_not_fit_is_refused_with_its_reason() {
+    let config = odd();
+    let mut engine = fast(&config, 1, KernelChoice::Best, 4).unwrap();
+    let text = Text::new(&config, 2, 20, 4);
+    let mut refused = |task: Task<'_>| engine.evaluate(&task, &Cancel::new()).unwrap_err();
+    let part = Part { layers: 0..1, entry: None, exit: None };
+    assert!(matches!(
+        refused(Task { part: Some(part), ..text.batch().into() }),
+        StepError::NotWhole { layers: 2, first: 0, end: 1 }
+    ));
+    let with = |beta, pairs| Task {
+        objective: Objective::Preference { beta, pairs },
+        ..text.batch().into()
+    };
+    let two = pairs(2);
+    assert!(matches!(
+        refused(with(0.1, &two)),
+        StepError::WrongLength { what: "pairs", expected: 1, found: 2 }
+    ));
+    assert!(matches!(refused(with(-1.0, &two[..1])), StepError::BadSetting { .. }));
+    let lost = [Pair { chosen: f64::NAN, ..two[0] }];
+    assert!(matches!(refused(with(0.1, &lost)), StepError::BadWeight { .. }));
+    let unweighted = [Pair { weight: 0.0, ..two[0] }];
+    assert_eq!(refused(with(0.1, &unweighted)), StepError::NoWeight);
+}
+
 /// Everything an engine says about one text, to the bit.
 fn fingerprint(engine: &mut Fast, text: &Text) -> (u64, Vec<u32>, String, Vec<u8>, Vec<u32>) {
     let cancel = Cancel::new();
-    let loss = engine.evaluate(&text.batch(), &cancel).unwrap();
+    let loss = engine.evaluate(&text.batch().into(), &cancel).unwrap();
     let logits = engine.logits(&text.ids[..text.length]).unwrap();
     for step in 0_u8..3 {
         let settings = StepSettings { lr: 1e-2 / f32::from(step + 1), ..StepSettings::default() };
-        engine.step(&text.batch(), &settings, &cancel).unwrap();
+        engine.step(&text.batch().into(), &settings, &cancel).unwrap();
     }
     let state = engine.state_hash().root.to_string();
     let sealed = engine.seal();
@@ -266,7 +367,7 @@ fn fifty_steps_end_in_the_same_bits_on_any_threads_kernel_and_memory() {
             let mut losses = Vec::new();
             for step in 0..50 {
                 let settings = StepSettings { lr: 3e-3, ..StepSettings::default() };
-                let report = engine.step(&text.batch(), &settings, &Cancel::new()).unwrap();
+                let report = engine.step(&text.batch().into(), &settings, &Cancel::new()).unwrap();
                 losses.push(report.loss.to_bits());
                 assert!(step > 0 || report.loss.is_finite());
             }
@@ -297,7 +398,7 @@ fn the_numeric_class_means_these_bits() {
     let text = Text::new(&odd(), 3, 41, 1);
     let mut engine = fast(&odd(), 2, KernelChoice::Best, 1).unwrap();
     for _ in 0..2 {
-        engine.step(&text.batch(), &StepSettings::default(), &Cancel::new()).unwrap();
+        engine.step(&text.batch().into(), &StepSettings::default(), &Cancel::new()).unwrap();
     }
     assert_eq!(engine.capabilities().numeric_class, "f32-chain-1");
     assert_eq!(engine.state_hash().root.short(), "4d6ab6f9df");
@@ -312,8 +413,8 @@ fn steps_follow_the_plain_engine_and_learn() {
     let settings = StepSettings { lr: 3e-3, ..StepSettings::default() };
     let mut first = None;
     for _ in 0..8 {
-        let a = fast.step(&text.batch(), &settings, &Cancel::new()).unwrap();
-        let b = plain.step(&text.batch(), &settings, &Cancel::new()).unwrap();
+        let a = fast.step(&text.batch().into(), &settings, &Cancel::new()).unwrap();
+        let b = plain.step(&text.batch().into(), &settings, &Cancel::new()).unwrap();
         assert!((a.loss - b.loss).abs() < 1e-4 * b.loss, "{a:?} {b:?}");
         assert!((a.grad_norm - b.grad_norm).abs() < 1e-3 * b.grad_norm, "{a:?} {b:?}");
         assert!(a.grad_norm > settings.clip, "the clip takes part");
@@ -321,7 +422,7 @@ fn steps_follow_the_plain_engine_and_learn() {
     }
     let (error, name) = worst(&config, fast.params(), plain.params());
     assert!(error < 1e-3, "{name}: {error}");
-    let loss = fast.evaluate(&text.batch(), &Cancel::new()).unwrap().mean() as f32;
+    let loss = fast.evaluate(&text.batch().into(), &Cancel::new()).unwrap().mean() as f32;
     assert!(loss < first.unwrap() - 0.5, "{loss}");
     assert_eq!(fast.optimizer_steps(), 8);
 }
@@ -332,14 +433,14 @@ fn a_sealed_state_continues_elsewhere_with_the_same_bits() {
     let text = Text::new(&config, 2, 20, 4);
     let settings = StepSettings::default();
     let mut here = fast(&config, 1, KernelChoice::Best, 4).unwrap();
-    here.step(&text.batch(), &settings, &Cancel::new()).unwrap();
+    here.step(&text.batch().into(), &settings, &Cancel::new()).unwrap();
     let sealed = here.seal();
     let mut there = fast(&config, 2, KernelChoice::Best, 99).unwrap();
     there.params_mut().copy_from_slice(here.params());
     there.unseal(&sealed).unwrap();
     assert_eq!(here.state_hash(), there.state_hash());
     for engine in [&mut here, &mut there] {
-        engine.step(&text.batch(), &settings, &Cancel::new()).unwrap();
+        engine.step(&text.batch().into(), &settings, &Cancel::new()).unwrap();
     }
     assert_eq!(here.state_hash(), there.state_hash());
     there.reset_moments();
@@ -353,15 +454,15 @@ fn a_cancelled_or_refused_step_leaves_the_last_complete_state() {
     let text = Text::new(&config, 2, 20, 4);
     let mut engine = fast(&config, 2, KernelChoice::Best, 4).unwrap();
     let settings = StepSettings::default();
-    engine.step(&text.batch(), &settings, &Cancel::new()).unwrap();
+    engine.step(&text.batch().into(), &settings, &Cancel::new()).unwrap();
     let before = engine.state_hash();
     let cancel = Cancel::new();
     cancel.raise();
-    assert_eq!(engine.step(&text.batch(), &settings, &cancel), Err(StepError::Cancelled));
-    assert_eq!(engine.evaluate(&text.batch(), &cancel), Err(StepError::Cancelled));
+    assert_eq!(engine.step(&text.batch().into(), &settings, &cancel), Err(StepError::Cancelled));
+    assert_eq!(engine.evaluate(&text.batch().into(), &cancel), Err(StepError::Cancelled));
     let bad = StepSettings { lr: f32::NAN, ..settings };
     assert!(matches!(
-        engine.step(&text.batch(), &bad, &Cancel::new()),
+        engine.step(&text.batch().into(), &bad, &Cancel::new()),
         Err(StepError::BadSetting { field: "lr", .. })
     ));
     assert_eq!(engine.state_hash(), before);
@@ -369,7 +470,7 @@ fn a_cancelled_or_refused_step_leaves_the_last_complete_state() {
     engine.params_mut()[0] = f32::NAN;
     let mut text = Text::new(&config, 2, 20, 4);
     text.ids.fill(0);
-    let refused = engine.step(&text.batch(), &settings, &Cancel::new());
+    let refused = engine.step(&text.batch().into(), &settings, &Cancel::new());
     assert!(matches!(refused, Err(StepError::NotFinite { .. })), "{refused:?}");
     engine.params_mut()[0] = saved;
     assert_eq!(engine.state_hash(), before);
@@ -389,7 +490,7 @@ fn a_long_step_answers_a_cancel_within_50_ms() {
                 cancel.raise();
                 std::time::Instant::now()
             });
-            let outcome = engine.step(&text.batch(), &StepSettings::default(), &cancel);
+            let outcome = engine.step(&text.batch().into(), &StepSettings::default(), &cancel);
             let answered = std::time::Instant::now();
             assert_eq!(outcome, Err(StepError::Cancelled));
             answered - raiser.join().unwrap()
@@ -441,7 +542,8 @@ fn what_does_not_fit_the_model_is_refused_with_its_reason() {
     let mut engine = fast(&config, 1, KernelChoice::Best, 6).unwrap();
     let text = Text::new(&config, 2, 20, 4);
     let batch = text.batch();
-    let mut refused = |batch: Batch<'_>| engine.evaluate(&batch, &Cancel::new()).unwrap_err();
+    let mut refused =
+        |batch: Batch<'_>| engine.evaluate(&batch.into(), &Cancel::new()).unwrap_err();
     assert!(matches!(
         refused(Batch { sequences: 3, ..batch }),
         StepError::WrongLength { what: "inputs", expected: 60, found: 40 }

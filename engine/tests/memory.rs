@@ -58,13 +58,13 @@ fn a_step_allocates_nothing_after_the_first_and_the_whole_is_as_large_as_said() 
     let mut engine = Fast::new(config.clone(), 2).unwrap();
     engine.params_mut().copy_from_slice(&start);
     let (settings, cancel) = (StepSettings::default(), Cancel::new());
-    engine.step(&batch, &settings, &cancel).unwrap();
+    engine.step(&batch.into(), &settings, &cancel).unwrap();
     let held = (BYTES.load(Ordering::Relaxed) - before) as f64;
     let said = config.training_memory_bytes(4, config.context, Activations::Kept) as f64;
     assert!((0.9..1.05).contains(&(held / said)), "{held} bytes held, {said} said");
     let calls = CALLS.load(Ordering::Relaxed);
     for _ in 0..3 {
-        engine.step(&batch, &settings, &cancel).unwrap();
+        engine.step(&batch.into(), &settings, &cancel).unwrap();
     }
     assert_eq!(CALLS.load(Ordering::Relaxed), calls);
 }

@@ -30,11 +30,9 @@ fn model(tied: bool) -> ModelConfig {
 fn fill(engine: &mut dyn Engine) {
     for (label, tensor) in (0..).zip(engine.space().clone().tensors()) {
         let matrix = tensor.shape.len() == 2;
-        for (value, unit) in
-            engine.params_mut()[tensor.range()].iter_mut().zip(units(label, tensor.len))
-        {
-            *value = if matrix { (unit - 0.5) * 0.5 } else { unit + 0.5 };
-        }
+        let values = units(label, tensor.len)
+            .map(|unit| if matrix { (unit - 0.5) * 0.5 } else { unit + 0.5 });
+        engine.write(tensor.offset, &values.collect::<Vec<f32>>());
     }
 }
 
@@ -70,8 +68,8 @@ fn agrees(engine: &mut dyn Engine, file: &[u8]) {
         targets: &targets,
         weights: &weights,
     };
-    let mut grads = vec![0.0; engine.params().len()];
-    let loss = engine.gradient(&batch, &mut grads, &Cancel::new()).unwrap();
+    let mut grads = vec![0.0; engine.space().len()];
+    let loss = engine.gradient(&batch.into(), &mut grads, &Cancel::new()).unwrap();
     let expected = f64::from(numbers(&file, "loss")[0]);
     assert!((loss.mean() - expected).abs() < 1e-5, "{} against {expected}", loss.mean());
     let mut logits = engine.logits(&ids[..config.context]).unwrap();

@@ -34,7 +34,7 @@ impl Audit {
         delta: &[f32],
     ) -> Result<(), &'static str> {
         let engine = &mut self.engine;
-        engine.params_mut().copy_from_slice(theta);
+        engine.write(0, theta);
         engine.reset_moments();
         if !sealed.is_empty() {
             engine.unseal(sealed).map_err(|_| "the sealed state")?;
@@ -64,9 +64,11 @@ impl Audit {
                 clip: t.clip,
             };
             let batch = rows.batch(d.sample_tokens as usize - 1);
-            engine.step(&batch, &settings, &Cancel::new()).map_err(|_| "a step")?;
+            engine.step(&batch.into(), &settings, &Cancel::new()).map_err(|_| "a step")?;
         }
-        let moved = theta.iter().zip(engine.params()).map(|(base, local)| base - local);
+        let mut local = vec![0.0; theta.len()];
+        engine.read(0, &mut local);
+        let moved = theta.iter().zip(&local).map(|(base, local)| base - local);
         if !moved.zip(delta).all(|(mine, theirs)| mine.to_bits() == theirs.to_bits()) {
             return Err("the delta");
         }

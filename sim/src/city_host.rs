@@ -390,12 +390,12 @@ impl CityHost {
         let spec = &self.node.state().jobs.get(&job)?.spec;
         let theta = floats_of(cx.disk.read(&blob_path(theta))?);
         let mut engine = engine(spec).ok()?;
-        engine.params_mut().copy_from_slice(&theta);
+        engine.write(0, &theta);
         let held_out = cx.disk.read(&format!("content/{}", spec.data.held_out.root))?;
         let sample = spec.data.sample_tokens as usize;
         let mut rows = Rows::default();
         held_out.chunks_exact(sample * 2).for_each(|bytes| rows.push(bytes));
-        let loss = engine.evaluate(&rows.batch(sample - 1), &Cancel::new()).ok()?;
+        let loss = engine.evaluate(&rows.batch(sample - 1).into(), &Cancel::new()).ok()?;
         Some(loss.mean() as f32)
     }
 

@@ -64,7 +64,7 @@ impl Replica {
         let data = &spec.data;
         let order = SampleOrder::new(data.samples, u64::from(data.group), data.order_seed);
         let order = order.map_err(|error| error.to_string())?;
-        let residual = vec![0.0; engine.params().len()];
+        let residual = vec![0.0; engine.space().len()];
         Ok(Self {
             job,
             spec,
@@ -148,7 +148,7 @@ impl Replica {
         if root_of(theta) != record.base_root {
             return Err("the parameters held are not the base");
         }
-        self.engine.params_mut().copy_from_slice(theta);
+        self.engine.write(0, theta);
         match (record.private, private) {
             (Private::Fresh, None) => self.fresh(),
             (Private::Fresh, Some(private)) => {
@@ -203,7 +203,7 @@ impl Replica {
             clip: t.clip,
         };
         let length = self.spec.data.sample_tokens as usize - 1;
-        self.engine.step(&rows.batch(length), &settings, &Cancel::new()).is_ok()
+        self.engine.step(&rows.batch(length).into(), &settings, &Cancel::new()).is_ok()
     }
 
     fn sample(&self, stored: u64) -> Option<&[u8]> {
@@ -234,7 +234,9 @@ impl Replica {
     ) -> Option<PendingFile> {
         let state_before = self.before?;
         let (_, theta) = self.held.as_ref().filter(|(version, _)| *version == record.base)?;
-        let local = self.engine.params();
+        let mut local = vec![0.0; self.engine.space().len()];
+        self.engine.read(0, &mut local);
+        let local = local.as_slice();
         let delta: Vec<f32> = theta.iter().zip(local).map(|(base, local)| base - local).collect();
         let residual_before = self.residual.clone();
         let mut residual = residual_before.clone();

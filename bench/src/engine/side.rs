@@ -158,7 +158,7 @@ pub fn serve(load: &str) -> Result<()> {
     let cancel = Cancel::new();
     let mut step = || -> Result<f64> {
         let begun = Instant::now();
-        engine.step(&batch, &settings, &cancel)?;
+        engine.step(&batch.into(), &settings, &cancel)?;
         Ok(begun.elapsed().as_secs_f64())
     };
     for _ in 0..3 {

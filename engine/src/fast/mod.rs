@@ -20,10 +20,10 @@ use suanli_params::{Space, chunk_count, chunk_range, sum_of_squares};
 
 use crate::config::{Activations, ModelConfig};
 use crate::math::power64;
-use crate::state::{GRAD_NORM_MAX, Moments, state_hash};
+use crate::state::{GRAD_NORM_MAX, Moments, State, state_hash};
+use crate::task::{Batch, Factors, Task};
 use crate::traits::{
-    Batch, Cancel, Capabilities, Engine, Loss, Sampling, StateHash, StepError, StepReport,
-    StepSettings,
+    Cancel, Capabilities, Engine, Loss, Sampling, StateHash, StepError, StepReport, StepSettings,
 };
 
 pub use kernel::{KernelChoice, KernelError};
@@ -106,26 +106,40 @@ impl Fast {
         })
     }
 
-    /// Loss and gradient of `batch` into `self.grads`.
-    fn differentiate(&mut self, batch: &Batch<'_>, cancel: &Cancel) -> Result<Loss, StepError> {
-        batch.check(&self.plan.config)?;
+    /// The parameters, one flat buffer in the order of [`Engine::space`].
+    #[must_use]
+    pub fn params(&self) -> &[f32] {
+        &self.params
+    }
+
+    /// The same, to be overwritten.
+    pub fn params_mut(&mut self) -> &mut [f32] {
+        self.weights.spoil();
+        &mut self.params
+    }
+
+    /// Loss and gradient of `task` into `self.grads`.
+    fn differentiate(&mut self, task: &Task<'_>, cancel: &Cancel) -> Result<Loss, StepError> {
+        task.check(&self.plan.config)?;
         cancel.check()?;
+        let Factors { weights: factors, total, loss: own } =
+            task.objective.factors(&task.batch, || self.nats(&task.batch, cancel))?;
+        let batch = Batch { weights: &factors, ..task.batch };
         if self.grads.is_empty() {
             self.grads = vec![0.0; self.params.len()];
         }
-        self.weights.pack(&self.params, &mut self.pool);
+        self.weights.pack(&self.params, &mut self.pool, cancel)?;
         self.plan.reach(batch.length);
         let slopes = batch.tokens() * self.plan.config.hidden;
         if self.slopes.len() < slopes {
             self.slopes.resize(slopes, 0.0);
         }
-        let weight = total_weight(batch);
         let Self { k, plan, weights, params, pool, buffers, grads, .. } = self;
         let mut loss = Loss::default();
-        for (first, batch) in groups(batch, pool.threads()) {
+        for (first, batch) in groups(&batch, pool.threads()) {
             let start = if first == 0 { Start::Zero } else { Start::Here };
             let places = plan.config.hidden * first..plan.config.hidden * (first + batch.tokens());
-            let input = Input { k: *k, plan, weights, params, batch, weight, start, cancel };
+            let input = Input { k: *k, plan, weights, params, batch, weight: total, start, cancel };
             let pass = Pass::new(input, buffers, pool.threads(), Way::AndBack);
             pass.forward(pool)?;
             loss = pass.head(pool, loss, Some(grads))?;
@@ -133,7 +147,24 @@ impl Fast {
         }
         cancel.check()?;
         back::embedding_grads(k, &plan.config, batch.inputs, &self.slopes, grads, pool);
-        Ok(loss)
+        Ok(own.unwrap_or(loss))
+    }
+
+    /// The nats of every place of a batch.
+    fn nats(&mut self, batch: &Batch<'_>, cancel: &Cancel) -> Result<Vec<f64>, StepError> {
+        self.weights.pack(&self.params, &mut self.pool, cancel)?;
+        self.plan.reach(batch.length);
+        let Self { k, plan, weights, params, pool, buffers, .. } = self;
+        let mut nats = Vec::with_capacity(batch.tokens());
+        for (_, batch) in groups(batch, pool.threads()) {
+            let (weight, start) = (1.0, Start::Zero);
+            let input = Input { k: *k, plan, weights, params, batch, weight, start, cancel };
+            let pass = Pass::new(input, buffers, pool.threads(), Way::Forward);
+            pass.forward(pool)?;
+            pass.head(pool, Loss::default(), None)?;
+            nats.extend(pass.nats().iter().map(|nats| f64::from(*nats)));
+        }
+        Ok(nats)
     }
 
     fn grad_norm(&mut self) -> f64 {
@@ -186,11 +217,6 @@ impl Fast {
     }
 }
 
-/// What all loss weights add up to.
-fn total_weight(batch: &Batch<'_>) -> f64 {
-    batch.weights.iter().map(|weight| f64::from(*weight)).sum()
-}
-
 impl Engine for Fast {
     fn config(&self) -> &ModelConfig {
         &self.plan.config
@@ -209,13 +235,12 @@ impl Engine for Fast {
         }
     }
 
-    fn params(&self) -> &[f32] {
-        &self.params
+    fn read(&self, at: usize, out: &mut [f32]) {
+        out.copy_from_slice(&self.params[at..at + out.len()]);
     }
 
-    fn params_mut(&mut self) -> &mut [f32] {
-        self.weights.spoil();
-        &mut self.params
+    fn write(&mut self, at: usize, values: &[f32]) {
+        self.params_mut()[at..at + values.len()].copy_from_slice(values);
     }
 
     fn reset_moments(&mut self) {
@@ -234,14 +259,25 @@ impl Engine for Fast {
         self.moments.unseal(sealed)
     }
 
+    fn export(&self) -> State {
+        State { params: self.params.clone(), moments: self.moments.clone() }
+    }
+
+    fn import(&mut self, state: &State) -> Result<(), StepError> {
+        state.check(self.params.len())?;
+        self.params_mut().copy_from_slice(&state.params);
+        self.moments.clone_from(&state.moments);
+        Ok(())
+    }
+
     fn step(
         &mut self,
-        batch: &Batch<'_>,
+        task: &Task<'_>,
         settings: &StepSettings,
         cancel: &Cancel,
     ) -> Result<StepReport, StepError> {
         settings.check()?;
-        let loss = self.differentiate(batch, cancel)?.mean() as f32;
+        let loss = self.differentiate(task, cancel)?.mean() as f32;
         let norm = self.grad_norm();
         let grad_norm = norm as f32;
         if !(loss.is_finite() && norm < GRAD_NORM_MAX) {
@@ -249,29 +285,23 @@ impl Engine for Fast {
         }
         cancel.check()?;
         self.update(settings, norm);
-        Ok(StepReport { loss, tokens: batch.tokens() as u64, grad_norm })
+        Ok(StepReport { loss, tokens: task.batch.tokens() as u64, grad_norm })
     }
 
-    fn evaluate(&mut self, batch: &Batch<'_>, cancel: &Cancel) -> Result<Loss, StepError> {
+    fn evaluate(&mut self, task: &Task<'_>, cancel: &Cancel) -> Result<Loss, StepError> {
+        task.check(&self.plan.config)?;
+        let nats = self.nats(&task.batch, cancel)?;
+        Ok(task.objective.loss(&task.batch, &nats))
+    }
+
+    fn logprobs(&mut self, batch: &Batch<'_>, cancel: &Cancel) -> Result<Vec<f32>, StepError> {
         batch.check(&self.plan.config)?;
-        self.weights.pack(&self.params, &mut self.pool);
-        self.plan.reach(batch.length);
-        let weight = total_weight(batch);
-        let Self { k, plan, weights, params, pool, buffers, .. } = self;
-        let mut total = Loss::default();
-        for (_, batch) in groups(batch, pool.threads()) {
-            let start = Start::Zero;
-            let input = Input { k: *k, plan, weights, params, batch, weight, start, cancel };
-            let pass = Pass::new(input, buffers, pool.threads(), Way::Forward);
-            pass.forward(pool)?;
-            total = pass.head(pool, total, None)?;
-        }
-        Ok(total)
+        Ok(self.nats(batch, cancel)?.into_iter().map(|nats| -nats as f32).collect())
     }
 
     fn gradient(
         &mut self,
-        batch: &Batch<'_>,
+        task: &Task<'_>,
         out: &mut [f32],
         cancel: &Cancel,
     ) -> Result<Loss, StepError> {
@@ -279,7 +309,7 @@ impl Engine for Fast {
         if expected != found {
             return Err(StepError::WrongLength { what: "gradient", expected, found });
         }
-        let loss = self.differentiate(batch, cancel)?;
+        let loss = self.differentiate(task, cancel)?;
         out.copy_from_slice(&self.grads);
         Ok(loss)
     }
@@ -289,10 +319,10 @@ impl Engine for Fast {
         let batch =
             Batch { sequences: 1, length: ids.len(), inputs: ids, targets: ids, weights: &weights };
         batch.check(&self.plan.config)?;
-        self.weights.pack(&self.params, &mut self.pool);
+        let cancel = Cancel::new();
+        self.weights.pack(&self.params, &mut self.pool, &cancel)?;
         self.plan.reach(ids.len());
         let mut out = vec![0.0; ids.len() * self.plan.config.vocab];
-        let cancel = Cancel::new();
         let Self { k, plan, weights, params, .. } = self;
         let (weight, start, cancel) = (1.0, Start::Zero, &cancel);
         let input = Input { k: *k, plan, weights, params, batch, weight, start, cancel };
@@ -313,7 +343,7 @@ impl Engine for Fast {
         seed: u64,
         emit: &mut dyn FnMut(u32) -> bool,
     ) -> Result<(), StepError> {
-        self.weights.pack(&self.params, &mut self.pool);
+        self.weights.pack(&self.params, &mut self.pool, &Cancel::new())?;
         crate::sampling::check_prompt(prompt, &self.plan.config)?;
         let most = prompt.len().saturating_add(settings.tokens_max);
         self.plan.reach(most.min(self.plan.config.context));

@@ -11,7 +11,8 @@ use core::ops::Range;
 use crate::config::{Activations, GROUP_TOKENS, LOGITS_MAX, ModelConfig, Places};
 use crate::math::ln64;
 use crate::rotary::Rotary;
-use crate::traits::{Batch, Cancel, Loss, StepError};
+use crate::task::Batch;
+use crate::traits::{Cancel, Loss, StepError};
 
 use super::attention::{self, Heads, Place, Room, Rows};
 use super::kernel::{INNER, Kernels, Left, Shape, Start};
@@ -681,6 +682,12 @@ impl<'a> Pass<'a> {
             let weight = f64::from(*weight);
             total.plus(Loss { sum: f64::from(*loss) * weight, weight })
         }))
+    }
+
+    /// The nats of every place, after [`Self::head`].
+    pub(super) fn nats(&self) -> &'a [f32] {
+        // SAFETY: no region runs.
+        unsafe { self.losses.read(0..self.batch.tokens()) }
     }
 
     fn head_rows(&self, chunk: &Range<usize>, index: usize, back: bool) {

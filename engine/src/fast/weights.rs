@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "tasks fill disjoint parts of one buffer")]
 
 use crate::config::ModelConfig;
+use crate::traits::{Cancel, StepError};
 
 use super::kernel::Right;
 use super::pool::{Parts, Pool};
@@ -80,9 +81,17 @@ impl Weights {
     }
 
     /// Packs everything for the way forward, unless it is fresh.
-    pub(super) fn pack(&mut self, params: &[f32], pool: &mut Pool) {
+    ///
+    /// # Errors
+    /// A raised `cancel`.
+    pub(super) fn pack(
+        &mut self,
+        params: &[f32],
+        pool: &mut Pool,
+        cancel: &Cancel,
+    ) -> Result<(), StepError> {
         if self.fresh {
-            return;
+            return Ok(());
         }
         let out = Parts::new(&mut self.forward);
         let tasks = |matrix: &Matrix| matrix.rows.div_ceil(TASK_PANELS * COLUMNS);
@@ -96,8 +105,10 @@ impl Weights {
                 // SAFETY: each task has its own panels.
                 pack_columns(source, matrix.columns, unsafe { out.part(start..start + len) });
             });
+            cancel.check()?;
         }
         self.fresh = true;
+        Ok(())
     }
 
     /// `matrix` as right factor of `x W^T`.

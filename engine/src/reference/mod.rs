@@ -10,10 +10,10 @@ use suanli_params::Space;
 
 use crate::config::ModelConfig;
 use crate::math::{ln64, power64};
-use crate::state::{Moments, state_hash};
+use crate::state::{Moments, State, state_hash};
+use crate::task::{Batch, Factors, Task};
 use crate::traits::{
-    Batch, Cancel, Capabilities, Engine, Loss, Sampling, StateHash, StepError, StepReport,
-    StepSettings,
+    Cancel, Capabilities, Engine, Loss, Sampling, StateHash, StepError, StepReport, StepSettings,
 };
 
 pub use float::Float;
@@ -45,39 +45,67 @@ impl<T: Float> Reference<T> {
         self.params.iter().map(|value| T::of(f64::from(*value))).collect()
     }
 
-    /// The loss of `batch` under any parameters, and its gradient when asked for.
+    /// The parameters, one flat buffer in the order of [`Engine::space`].
+    #[must_use]
+    pub fn params(&self) -> &[f32] {
+        &self.params
+    }
+
+    /// The same, to be overwritten.
+    pub fn params_mut(&mut self) -> &mut [f32] {
+        &mut self.params
+    }
+
+    /// The loss of `task` under any parameters, and its gradient when asked for.
     ///
     /// # Errors
     /// As for [`Engine::step`].
     pub fn differentiate(
         &self,
         params: &[T],
-        batch: &Batch<'_>,
-        mut grads: Option<&mut [T]>,
+        task: &Task<'_>,
+        grads: Option<&mut [T]>,
         cancel: &Cancel,
     ) -> Result<Loss, StepError> {
-        batch.check(&self.model.config)?;
+        task.check(&self.model.config)?;
+        let batch = &task.batch;
+        let Some(grads) = grads else {
+            let nats = self.nats(params, batch, None, cancel)?;
+            return Ok(task.objective.loss(batch, &nats));
+        };
+        let factors = task.objective.factors(batch, || self.nats(params, batch, None, cancel))?;
+        let nats = self.nats(params, batch, Some((&factors, grads)), cancel)?;
+        Ok(task.objective.loss(batch, &nats))
+    }
+
+    /// The nats of every place; with `back` also adds the gradient of their sum by these factors.
+    fn nats(
+        &self,
+        params: &[T],
+        batch: &Batch<'_>,
+        mut back: Option<(&Factors<'_>, &mut [T])>,
+        cancel: &Cancel,
+    ) -> Result<Vec<f64>, StepError> {
         let go_on = || !cancel.is_raised();
-        let weight: f64 = batch.weights.iter().map(|weight| f64::from(*weight)).sum();
-        let mut loss = Loss { sum: 0.0, weight };
+        let mut nats = Vec::with_capacity(batch.tokens());
         for sequence in 0..batch.sequences {
             let range = sequence * batch.length..(sequence + 1) * batch.length;
             let ids = &batch.inputs[range.clone()];
             let mut trace = self.model.forward(params, ids, &go_on).ok_or(StepError::Cancelled)?;
             let mut logits = core::mem::take(&mut trace.logits);
             let rows = logits.chunks_mut(self.model.config.vocab);
-            for ((row, target), each) in
-                rows.zip(&batch.targets[range.clone()]).zip(&batch.weights[range])
-            {
-                let nats = cross_entropy(row, *target as usize, f64::from(*each) / weight);
-                loss.sum += nats * f64::from(*each);
+            for ((row, target), place) in rows.zip(&batch.targets[range.clone()]).zip(range) {
+                let factor = back
+                    .as_ref()
+                    .map_or(0.0, |(factors, _)| f64::from(factors.weights[place]) / factors.total);
+                nats.push(cross_entropy(row, *target as usize, factor));
             }
-            if let Some(grads) = grads.as_deref_mut() {
+            if let Some((_, grads)) = &mut back {
                 (self.model.backward(params, ids, &trace, &logits, grads, &go_on))
                     .ok_or(StepError::Cancelled)?;
             }
         }
-        Ok(loss)
+        Ok(nats)
     }
 
     fn update(&mut self, grads: &[T], settings: &StepSettings, norm: f64) {
@@ -141,12 +169,12 @@ impl<T: Float> Engine for Reference<T> {
         }
     }
 
-    fn params(&self) -> &[f32] {
-        &self.params
+    fn read(&self, at: usize, out: &mut [f32]) {
+        out.copy_from_slice(&self.params[at..at + out.len()]);
     }
 
-    fn params_mut(&mut self) -> &mut [f32] {
-        &mut self.params
+    fn write(&mut self, at: usize, values: &[f32]) {
+        self.params[at..at + values.len()].copy_from_slice(values);
     }
 
     fn reset_moments(&mut self) {
@@ -165,9 +193,20 @@ impl<T: Float> Engine for Reference<T> {
         self.moments.unseal(sealed)
     }
 
+    fn export(&self) -> State {
+        State { params: self.params.clone(), moments: self.moments.clone() }
+    }
+
+    fn import(&mut self, state: &State) -> Result<(), StepError> {
+        state.check(self.params.len())?;
+        self.params.copy_from_slice(&state.params);
+        self.moments.clone_from(&state.moments);
+        Ok(())
+    }
+
     fn step(
         &mut self,
-        batch: &Batch<'_>,
+        task: &Task<'_>,
         settings: &StepSettings,
         cancel: &Cancel,
     ) -> Result<StepReport, StepError> {
@@ -175,24 +214,30 @@ impl<T: Float> Engine for Reference<T> {
         cancel.check()?;
         let mut grads = vec![T::ZERO; self.params.len()];
         let params = self.wide_params();
-        let loss = self.differentiate(&params, batch, Some(&mut grads), cancel)?.mean() as f32;
+        let loss = self.differentiate(&params, task, Some(&mut grads), cancel)?.mean() as f32;
         let norm = grads.iter().map(|grad| grad.wide() * grad.wide()).sum::<f64>().sqrt();
         let grad_norm = norm as f32;
         if !(loss.is_finite() && norm < crate::state::GRAD_NORM_MAX) {
             return Err(StepError::NotFinite { loss, grad_norm });
         }
         self.update(&grads, settings, norm);
-        Ok(StepReport { loss, tokens: batch.tokens() as u64, grad_norm })
+        Ok(StepReport { loss, tokens: task.batch.tokens() as u64, grad_norm })
     }
 
-    fn evaluate(&mut self, batch: &Batch<'_>, cancel: &Cancel) -> Result<Loss, StepError> {
+    fn evaluate(&mut self, task: &Task<'_>, cancel: &Cancel) -> Result<Loss, StepError> {
         let params = self.wide_params();
-        self.differentiate(&params, batch, None, cancel)
+        self.differentiate(&params, task, None, cancel)
+    }
+
+    fn logprobs(&mut self, batch: &Batch<'_>, cancel: &Cancel) -> Result<Vec<f32>, StepError> {
+        batch.check(&self.model.config)?;
+        let nats = self.nats(&self.wide_params(), batch, None, cancel)?;
+        Ok(nats.into_iter().map(|nats| -nats as f32).collect())
     }
 
     fn gradient(
         &mut self,
-        batch: &Batch<'_>,
+        task: &Task<'_>,
         out: &mut [f32],
         cancel: &Cancel,
     ) -> Result<Loss, StepError> {
@@ -202,7 +247,7 @@ impl<T: Float> Engine for Reference<T> {
         }
         let mut grads = vec![T::ZERO; found];
         let params = self.wide_params();
-        let loss = self.differentiate(&params, batch, Some(&mut grads), cancel)?;
+        let loss = self.differentiate(&params, task, Some(&mut grads), cancel)?;
         for (out, grad) in out.iter_mut().zip(grads) {
             *out = grad.wide() as f32;
         }

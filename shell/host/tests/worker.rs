@@ -119,7 +119,7 @@ fn in_process(model: &ModelConfig, steps: usize) -> Fast {
             weights: &vec![1.0; inputs.len()],
         };
         let settings = StepSettings { lr: rate(step), ..SETTINGS };
-        engine.step(&batch, &settings, &Cancel::new()).unwrap();
+        engine.step(&batch.into(), &settings, &Cancel::new()).unwrap();
     }
     engine
 }

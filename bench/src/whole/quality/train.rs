@@ -104,7 +104,7 @@ pub struct Outcome {
 impl Plan {
     fn step(&self, engine: &mut Fast, batch: &Batch<'_>, lr: f32) -> Result<()> {
         let settings = StepSettings { lr, beta2: self.beta2, ..StepSettings::default() };
-        engine.step(batch, &settings, &Cancel::new())?;
+        engine.step(&(*batch).into(), &settings, &Cancel::new())?;
         Ok(())
     }
 }
@@ -284,7 +284,7 @@ impl Run<'_> {
         let mut engine = self.engine(self.threads)?;
         engine.params_mut().copy_from_slice(theta);
         let rows = self.corpus.held_out(samples);
-        Ok(engine.evaluate(&rows.batch(), &Cancel::new())?.mean())
+        Ok(engine.evaluate(&rows.batch().into(), &Cancel::new())?.mean())
     }
 }
 

@@ -165,7 +165,7 @@ impl Bench {
             );
         }
         done.elapsed_micros = micros(whole.elapsed());
-        held_mut(self.memory.local()).copy_from_slice(self.engine.params());
+        self.engine.read(0, &mut held_mut(self.memory.local()));
         Ok(done)
     }
 
@@ -194,7 +194,7 @@ impl Bench {
         loop {
             let meter = Meter::start();
             let batch = self.parts.batch(train.sequences, train.length);
-            match self.engine.step(&batch, &settings, run.control.flag()) {
+            match self.engine.step(&batch.into(), &settings, run.control.flag()) {
                 Ok(report) => {
                     let busy = meter.busy(self.threads);
                     // The step counts whatever the verdict: the caller asks again before the next.
@@ -259,7 +259,7 @@ impl Bench {
                 return Ok(Some((Loss::default(), meter)));
             }
             let batch = self.parts.batch(sequences, length);
-            match self.engine.evaluate(&batch, run.control.flag()) {
+            match self.engine.evaluate(&batch.into(), run.control.flag()) {
                 Ok(loss) => return Ok(Some((loss, meter))),
                 Err(StepError::Cancelled) if run.control.go_on() == Verdict::GoOn => {}
                 Err(StepError::Cancelled) => return Ok(None),
@@ -329,7 +329,7 @@ impl Bench {
             Theta::Local => self.memory.local(),
             Theta::Keep => return,
         };
-        self.engine.params_mut().copy_from_slice(&held(from));
+        self.engine.write(0, &held(from));
     }
 
     fn load_moments(&mut self, moments: Moments) -> Result<(), Failure> {
