@@ -173,6 +173,15 @@ pub enum ConfigError {
         /// The most there may be.
         max: usize,
     },
+    /// Adapters for no matrix, or for one twice.
+    #[error(
+        "lora.targets names {found} matrices; expected at least one of q_proj, k_proj, v_proj, \
+         o_proj, gate_proj, up_proj, down_proj, each once and in this order"
+    )]
+    Targets {
+        /// How many were named.
+        found: usize,
+    },
     /// A number must be finite and within limits.
     #[error("model.{field} is {found}; it must be a number from {min} to {max}")]
     BadNumber {
@@ -188,14 +197,19 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    const fn range(field: &'static str, found: usize, min: usize, max: usize) -> Result<(), Self> {
+    pub(crate) const fn range(
+        field: &'static str,
+        found: usize,
+        min: usize,
+        max: usize,
+    ) -> Result<(), Self> {
         if found < min || found > max {
             return Err(Self::OutOfRange { field, found, min, max });
         }
         Ok(())
     }
 
-    fn number(field: &'static str, found: f32, min: f32, max: f32) -> Result<(), Self> {
+    pub(crate) fn number(field: &'static str, found: f32, min: f32, max: f32) -> Result<(), Self> {
         if (min..=max).contains(&found) {
             return Ok(());
         }

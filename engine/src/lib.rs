@@ -10,6 +10,7 @@
 mod config;
 mod fast;
 mod init;
+mod lora;
 mod math;
 pub mod order;
 mod reference;
@@ -26,6 +27,7 @@ pub use config::{
 };
 pub use fast::{Fast, KernelChoice, KernelError, NUMERIC_CLASS, Settings};
 pub use init::initial_params;
+pub use lora::{Lora, RANK_MAX, Target};
 pub use reference::{Float, Reference};
 pub use state::State;
 pub use task::{Batch, Entry, Exit, Objective, Pair, Part, Task};

@@ -6,10 +6,11 @@
 use proptest::prelude::*;
 use suanli_base::Random;
 use suanli_engine::{
-    Activations, Batch, Cancel, Engine, Fast, KernelChoice, Loss, ModelConfig, Objective, Pair,
-    Part, Reference, RopeScaling, Sampling, Settings, State, StepError, StepSettings, Task,
-    initial_params,
+    Activations, Batch, Cancel, Engine, Fast, KernelChoice, Lora, Loss, ModelConfig, Objective,
+    Pair, Part, Reference, RopeScaling, Sampling, Settings, State, StepError, StepSettings, Target,
+    Task, initial_params,
 };
+use suanli_params::Space;
 
 /// A shape with everything odd: groups, widths that fill no vector, a context that fills no block.
 fn odd() -> ModelConfig {
@@ -121,10 +122,13 @@ fn gradient(engine: &mut dyn Engine, text: &Text) -> (Loss, Vec<f32>) {
 
 /// Norm of the difference over norm, tensor by tensor: the worst one.
 fn worst(config: &ModelConfig, found: &[f32], expected: &[f32]) -> (f64, String) {
+    worst_of(&config.space(), found, expected)
+}
+
+fn worst_of(space: &Space, found: &[f32], expected: &[f32]) -> (f64, String) {
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
     let wide = |x: &f32| f64::from(*x);
-    let each = config
-        .space()
+    let each = space
         .tensors()
         .iter()
         .map(|tensor| {
@@ -204,6 +208,85 @@ proptest! {
         // The bound is the one that we promise. 5.3e-5 was seen, for a width of 288 in two layers.
         prop_assert!(error < 1e-4 || error * size < 1e-6 * scale, "{name}: {error}");
     }
+}
+
+fn lora(rank: usize, targets: &[Target]) -> Lora {
+    Lora { rank, alpha: 5.0, targets: targets.to_vec() }
+}
+
+/// Adapters whose every part is at work.
+fn lively_adapters(lora: &Lora, config: &ModelConfig) -> Vec<f32> {
+    let mut random = Random::new(31);
+    let each = 0..lora.parameters(config);
+    each.map(|_| 0.4 * (random.unit_f32() - 0.5)).collect()
+}
+
+#[test]
+fn adapters_have_the_gradients_of_their_definition_and_merge_into_the_same_model() {
+    let some = [Target::KProj, Target::DownProj];
+    for (rank, targets, config) in [
+        (1, &some[..], odd()),
+        (3, &Target::ALL[..], odd()),
+        (70, &Target::ALL[..], ModelConfig { head_dim: Some(8), qk_norm: true, ..odd() }),
+    ] {
+        let (lora, text) = (lora(rank, targets), Text::new(&config, 3, 17, 2));
+        let base = lively_params(&config, 9);
+        let adapters = lively_adapters(&lora, &config);
+        let mut plain = Reference::<f64>::adapted(config.clone(), &lora, &base).unwrap();
+        plain.write(0, &adapters);
+        let (loss, expected) = gradient(&mut plain, &text);
+        for (threads, activations) in [(1, Activations::Kept), (3, Activations::Recomputed)] {
+            let settings = Settings { threads, activations, ..Settings::default() };
+            let mut engine = Fast::adapted(config.clone(), &lora, &base, &settings).unwrap();
+            engine.write(0, &adapters);
+            let (fast_loss, found) = gradient(&mut engine, &text);
+            assert!((loss.mean() - fast_loss.mean()).abs() < 2e-5 * loss.mean());
+            let (error, name) = worst_of(&lora.space(&config), &found, &expected);
+            assert!(error < 1e-4, "{name}: {error}");
+            let mut merged = Fast::with(config.clone(), &settings).unwrap();
+            merged.write(0, &engine.merged());
+            let ids = &text.ids[..17];
+            let (a, b) = (engine.logits(ids).unwrap(), merged.logits(ids).unwrap());
+            let apart = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(apart < 1e-4, "{apart}");
+        }
+    }
+}
+
+#[test]
+fn training_adapters_leaves_the_model_alone_and_gives_the_same_bits_everywhere() {
+    let (config, lora) = (odd(), lora(4, &Target::ALL));
+    let text = Text::new(&config, 30, 20, 2);
+    let base = lively_params(&config, 9);
+    let mut outcomes = Vec::new();
+    for kernel in CHOICES {
+        for threads in [1, 2, 8] {
+            let settings = Settings { threads, kernel, ..Settings::default() };
+            let engine = Fast::adapted(config.clone(), &lora, &base, &settings);
+            let Ok(mut engine) = engine else { continue };
+            engine.write(0, &lora.initial(&config, 3));
+            let step = StepSettings { lr: 1e-2, ..StepSettings::default() };
+            let mut losses = Vec::new();
+            for _ in 0..10 {
+                let report = engine.step(&text.batch().into(), &step, &Cancel::new()).unwrap();
+                losses.push(report.loss);
+            }
+            assert!(losses[9] < losses[0] - 0.1, "{losses:?}");
+            let mut said = Vec::new();
+            let sampling = Sampling { tokens_max: 9, ..Sampling::default() };
+            engine
+                .generate(&[1, 2], &sampling, 1, &mut |id| {
+                    said.push(id);
+                    true
+                })
+                .unwrap();
+            outcomes.push((losses, engine.state_hash(), said));
+        }
+    }
+    assert!(outcomes.windows(2).all(|pair| pair[0] == pair[1]));
+    assert_eq!(outcomes[0].1, outcomes[outcomes.len() - 1].1);
+    let wrong = Fast::adapted(config, &lora, &base[1..], &Settings::default()).err().unwrap();
+    assert!(matches!(wrong, StepError::WrongLength { what: "frozen parameters", .. }));
 }
 
 fn pairs(count: usize) -> Vec<Pair> {

@@ -5,6 +5,7 @@
 use core::ops::Range;
 
 use crate::config::ModelConfig;
+use crate::lora::Group;
 use crate::traits::StepError;
 
 use super::attention::{self, Place, Slopes};
@@ -56,7 +57,9 @@ impl Pass<'_> {
         let length = this.batch.length;
         // SAFETY: no region runs.
         let last = unsafe { this.dh1.read(0..rows * d) };
-        this.gain_rows(last, &mut grads[this.plan.places.norm..][..d]);
+        if this.adapter.is_none() {
+            this.gain_rows(last, &mut grads[this.plan.places.norm..][..d]);
+        }
         for layer in (0..this.plan.config.layers).rev() {
             let turn = (this.plan.config.layers - 1 - layer) % 2;
             let (after, before) = (this.dx[turn], this.dx[1 - turn]);
@@ -89,9 +92,10 @@ impl Pass<'_> {
     fn second_half_back(&self, layer: usize, after: Parts<f32>, rows: &Range<usize>) {
         let (kept, d, ffn) = (&self.layers[layer], self.plan.config.hidden, self.plan.config.ffn);
         // SAFETY: these rows belong to this task alone.
-        let (dx, middle, gate_up, scales, act, h, dh, dmiddle, dy) = unsafe {
+        let (dx, y, middle, gate_up, scales, act, h, dh, dmiddle, dy) = unsafe {
             (
                 after.read(scaled(rows, d)),
+                kept.y.read(scaled(rows, self.plan.heads.query)),
                 kept.middle.read(scaled(rows, d)),
                 kept.gate_up.part(scaled(rows, 2 * ffn)),
                 kept.scale2.part(rows.clone()),
@@ -105,16 +109,22 @@ impl Pass<'_> {
         let matrices = &self.weights.layers[layer];
         let first = &matrices.qkv;
         self.apply_back((&matrices.down, first), dx, rows.len(), act);
+        self.adapt_back((layer, Group::Down), dx, d, rows, act);
         for (gate_up, act) in gate_up.chunks_mut(2 * ffn).zip(act.chunks_mut(ffn)) {
             let (gate, up) = gate_up.split_at_mut(ffn);
             self.k.swiglu_back(gate, up, act);
         }
+        self.adapt_again((layer, Group::Down), act, rows);
         let gain = self.gain(self.plan.places.layers[layer].norm2);
         self.norm_rows(middle, gain, h, scales);
+        self.adapt_again((layer, Group::GateUp), h, rows);
         self.apply_back((&matrices.gate_up, first), gate_up, rows.len(), dh);
+        self.adapt_back((layer, Group::GateUp), gate_up, 2 * ffn, rows, dh);
         dmiddle.copy_from_slice(dx);
         self.norm_back_rows(dh, middle, gain, scales, dmiddle);
         self.apply_back((&matrices.out, first), dmiddle, rows.len(), dy);
+        self.adapt_back((layer, Group::Out), dmiddle, d, rows, dy);
+        self.adapt_again((layer, Group::Out), y, rows);
     }
 
     fn first_half_back(&self, layer: usize, before: Parts<f32>, rows: &Range<usize>) {
@@ -143,8 +153,10 @@ impl Pass<'_> {
         self.norm_heads_back(layer, dqkv, dheads, raw, head_scales);
         let gain = self.gain(self.plan.places.layers[layer].norm1);
         self.norm_rows(x, gain, h, scales);
+        self.adapt_again((layer, Group::Qkv), h, rows);
         let matrix = &self.weights.layers[layer].qkv;
         self.apply_back((matrix, matrix), dqkv, rows.len(), dh);
+        self.adapt_back((layer, Group::Qkv), dqkv, stride, rows, dh);
         dx.copy_from_slice(dmiddle);
         self.norm_back_rows(dh, x, gain, scales, dx);
     }
@@ -185,6 +197,9 @@ impl Pass<'_> {
         after: Parts<f32>,
         grads: &mut [f32],
     ) -> Result<(), StepError> {
+        if self.adapter.is_some() {
+            return self.adapter_grads(pool, layer, after, grads);
+        }
         let (kept, c) = (&self.layers[layer], &self.plan.config);
         let (tokens, d, stride) = (self.batch.tokens(), c.hidden, self.plan.heads.stride);
         let mut all = self.weights.layers[layer].all();
@@ -247,6 +262,28 @@ impl Pass<'_> {
             q.chunks(heads.width).for_each(|head| self.k.add(queries, head));
             k.chunks(heads.width).for_each(|head| self.k.add(keys, head));
         }
+    }
+
+    fn adapter_grads(
+        &self,
+        pool: &mut Pool,
+        layer: usize,
+        after: Parts<f32>,
+        grads: &mut [f32],
+    ) -> Result<(), StepError> {
+        let (kept, c) = (&self.layers[layer], &self.plan.config);
+        let (d, heads) = (c.hidden, &self.plan.heads);
+        let factors = |group| match group {
+            Group::Qkv => [(self.dqkv, heads.stride), (self.h1, d)],
+            Group::Out => [(self.dmiddle, d), (kept.y, heads.query)],
+            Group::GateUp => [(kept.gate_up, 2 * c.ffn), (self.h2, d)],
+            Group::Down => [(after, d), (self.act, c.ffn)],
+        };
+        let grads = Parts::new(grads);
+        Self::region(pool, self.cancel, self.adapter_tasks(layer), &|worker, index| {
+            // SAFETY: this region only reads the factors, and each task has its own index.
+            unsafe { self.adapter_task((layer, index), worker, factors, grads) }
+        })
     }
 
     fn gain_rows(&self, dh: &[f32], grad: &mut [f32]) {

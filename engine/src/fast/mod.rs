@@ -6,6 +6,7 @@
 //! tree; sums over tokens go in token order. So one numeric class covers every CPU and thread count.
 #![allow(unsafe_code, reason = "tasks change disjoint parts of one buffer")]
 
+mod adapter;
 mod attention;
 mod back;
 mod body;
@@ -19,6 +20,7 @@ mod weights;
 use suanli_params::{Space, chunk_count, chunk_range, sum_of_squares};
 
 use crate::config::{Activations, ModelConfig};
+use crate::lora::Lora;
 use crate::math::power64;
 use crate::state::{GRAD_NORM_MAX, Moments, State, state_hash};
 use crate::task::{Batch, Factors, Task};
@@ -28,6 +30,7 @@ use crate::traits::{
 
 pub use kernel::{KernelChoice, KernelError};
 
+use adapter::Adapter;
 use body::Adam;
 use decode::Decoder;
 use kernel::{Kernels, Start};
@@ -62,7 +65,9 @@ pub struct Fast {
     k: Kernels,
     plan: Plan,
     pool: Pool,
+    /// The model; frozen when there are adapters.
     params: Vec<f32>,
+    adapter: Option<Adapter>,
     grads: Vec<f32>,
     moments: Moments,
     weights: Weights,
@@ -94,6 +99,7 @@ impl Fast {
             k: Kernels::choose(settings.kernel)?,
             pool: Pool::new(settings.threads.max(1)),
             params: vec![0.0; len],
+            adapter: None,
             grads: Vec::new(),
             moments: Moments::new(len),
             weights: Weights::new(&config),
@@ -106,16 +112,81 @@ impl Fast {
         })
     }
 
-    /// The parameters, one flat buffer in the order of [`Engine::space`].
+    /// A frozen model `base` with adapters, which alone are trained; all zero until given.
+    ///
+    /// # Errors
+    /// Sizes or adapters that cannot work, a `base` of the wrong length, or a kernel that this CPU
+    /// has not.
+    pub fn adapted(
+        config: ModelConfig,
+        lora: &Lora,
+        base: &[f32],
+        settings: &Settings,
+    ) -> Result<Self, StepError> {
+        lora.check()?;
+        let mut engine = Self::with(config, settings)?;
+        let (expected, found) = (engine.params.len(), base.len());
+        if expected != found {
+            return Err(StepError::WrongLength { what: "frozen parameters", expected, found });
+        }
+        engine.params.copy_from_slice(base);
+        let adapter = Adapter::new(lora, &engine.plan.config);
+        engine.space = lora.space(&engine.plan.config);
+        engine.moments = Moments::new(adapter.params.len());
+        engine.squares = vec![0.0; chunk_count(adapter.params.len())];
+        engine.adapter = Some(adapter);
+        Ok(engine)
+    }
+
+    /// The trainable parameters, one flat buffer in the order of [`Engine::space`].
     #[must_use]
     pub fn params(&self) -> &[f32] {
-        &self.params
+        self.adapter.as_ref().map_or(&self.params, |adapter| &adapter.params)
     }
 
     /// The same, to be overwritten.
     pub fn params_mut(&mut self) -> &mut [f32] {
+        match &mut self.adapter {
+            Some(adapter) => {
+                adapter.spoil();
+                &mut adapter.params
+            }
+            None => {
+                self.weights.spoil();
+                &mut self.params
+            }
+        }
+    }
+
+    /// The whole model's parameters with what adapters say merged in.
+    #[must_use]
+    pub fn merged(&self) -> Vec<f32> {
+        let mut model = self.params.clone();
+        if let Some(adapter) = &self.adapter {
+            adapter.lora.merge(&self.plan.config, &adapter.params, &mut model);
+        }
+        model
+    }
+
+    /// Packs the matrices with what adapters say merged in, for generation.
+    fn pack_merged(&mut self) -> Result<(), StepError> {
+        if self.adapter.is_none() {
+            return self.pack(&Cancel::new());
+        }
+        let merged = self.merged();
         self.weights.spoil();
-        &mut self.params
+        let packed = self.weights.pack(&merged, &mut self.pool, &Cancel::new());
+        // The next batch needs the matrices as they are.
+        self.weights.spoil();
+        packed
+    }
+
+    /// Packs whatever the way forward needs and is not fresh.
+    fn pack(&mut self, cancel: &Cancel) -> Result<(), StepError> {
+        if let Some(adapter) = &mut self.adapter {
+            adapter.pack(&mut self.pool);
+        }
+        self.weights.pack(&self.params, &mut self.pool, cancel)
     }
 
     /// Loss and gradient of `task` into `self.grads`.
@@ -126,39 +197,45 @@ impl Fast {
             task.objective.factors(&task.batch, || self.nats(&task.batch, cancel))?;
         let batch = Batch { weights: &factors, ..task.batch };
         if self.grads.is_empty() {
-            self.grads = vec![0.0; self.params.len()];
+            self.grads = vec![0.0; self.params().len()];
         }
-        self.weights.pack(&self.params, &mut self.pool, cancel)?;
+        self.pack(cancel)?;
         self.plan.reach(batch.length);
         let slopes = batch.tokens() * self.plan.config.hidden;
         if self.slopes.len() < slopes {
             self.slopes.resize(slopes, 0.0);
         }
-        let Self { k, plan, weights, params, pool, buffers, grads, .. } = self;
+        let Self { k, plan, weights, params, adapter, pool, buffers, grads, .. } = self;
+        let adapter = adapter.as_ref().map(Adapter::view);
         let mut loss = Loss::default();
         for (first, batch) in groups(&batch, pool.threads()) {
             let start = if first == 0 { Start::Zero } else { Start::Here };
             let places = plan.config.hidden * first..plan.config.hidden * (first + batch.tokens());
-            let input = Input { k: *k, plan, weights, params, batch, weight: total, start, cancel };
+            let (k, weight) = (*k, total);
+            let input = Input { k, plan, weights, params, adapter, batch, weight, start, cancel };
             let pass = Pass::new(input, buffers, pool.threads(), Way::AndBack);
             pass.forward(pool)?;
             loss = pass.head(pool, loss, Some(grads))?;
             pass.backward(pool, grads, &mut self.slopes[places])?;
         }
         cancel.check()?;
-        back::embedding_grads(k, &plan.config, batch.inputs, &self.slopes, grads, pool);
+        if adapter.is_none() {
+            back::embedding_grads(k, &plan.config, batch.inputs, &self.slopes, grads, pool);
+        }
         Ok(own.unwrap_or(loss))
     }
 
     /// The nats of every place of a batch.
     fn nats(&mut self, batch: &Batch<'_>, cancel: &Cancel) -> Result<Vec<f64>, StepError> {
-        self.weights.pack(&self.params, &mut self.pool, cancel)?;
+        self.pack(cancel)?;
         self.plan.reach(batch.length);
-        let Self { k, plan, weights, params, pool, buffers, .. } = self;
+        let Self { k, plan, weights, params, adapter, pool, buffers, .. } = self;
+        let adapter = adapter.as_ref().map(Adapter::view);
         let mut nats = Vec::with_capacity(batch.tokens());
         for (_, batch) in groups(batch, pool.threads()) {
             let (weight, start) = (1.0, Start::Zero);
-            let input = Input { k: *k, plan, weights, params, batch, weight, start, cancel };
+            let k = *k;
+            let input = Input { k, plan, weights, params, adapter, batch, weight, start, cancel };
             let pass = Pass::new(input, buffers, pool.threads(), Way::Forward);
             pass.forward(pool)?;
             pass.head(pool, Loss::default(), None)?;
@@ -194,8 +271,9 @@ impl Fast {
         let keep = (1.0 - f64::from(settings.lr) * f64::from(settings.weight_decay)) as f32;
         let (k, grads, space) = (self.k, &self.grads, &self.space);
         let len = grads.len();
+        let params = self.adapter.as_mut().map_or(&mut self.params, |adapter| &mut adapter.params);
         let buffers = [
-            Parts::new(&mut self.params),
+            Parts::new(params),
             Parts::new(&mut self.moments.first),
             Parts::new(&mut self.moments.second),
         ];
@@ -213,7 +291,10 @@ impl Fast {
             }
         });
         self.moments.steps = steps;
-        self.weights.spoil();
+        match &mut self.adapter {
+            Some(adapter) => adapter.spoil(),
+            None => self.weights.spoil(),
+        }
     }
 }
 
@@ -236,7 +317,7 @@ impl Engine for Fast {
     }
 
     fn read(&self, at: usize, out: &mut [f32]) {
-        out.copy_from_slice(&self.params[at..at + out.len()]);
+        out.copy_from_slice(&self.params()[at..at + out.len()]);
     }
 
     fn write(&mut self, at: usize, values: &[f32]) {
@@ -260,11 +341,11 @@ impl Engine for Fast {
     }
 
     fn export(&self) -> State {
-        State { params: self.params.clone(), moments: self.moments.clone() }
+        State { params: self.params().to_vec(), moments: self.moments.clone() }
     }
 
     fn import(&mut self, state: &State) -> Result<(), StepError> {
-        state.check(self.params.len())?;
+        state.check(self.params().len())?;
         self.params_mut().copy_from_slice(&state.params);
         self.moments.clone_from(&state.moments);
         Ok(())
@@ -305,7 +386,7 @@ impl Engine for Fast {
         out: &mut [f32],
         cancel: &Cancel,
     ) -> Result<Loss, StepError> {
-        let (expected, found) = (self.params.len(), out.len());
+        let (expected, found) = (self.params().len(), out.len());
         if expected != found {
             return Err(StepError::WrongLength { what: "gradient", expected, found });
         }
@@ -320,12 +401,14 @@ impl Engine for Fast {
             Batch { sequences: 1, length: ids.len(), inputs: ids, targets: ids, weights: &weights };
         batch.check(&self.plan.config)?;
         let cancel = Cancel::new();
-        self.weights.pack(&self.params, &mut self.pool, &cancel)?;
+        self.pack(&cancel)?;
         self.plan.reach(ids.len());
         let mut out = vec![0.0; ids.len() * self.plan.config.vocab];
-        let Self { k, plan, weights, params, .. } = self;
+        let Self { k, plan, weights, params, adapter, .. } = self;
+        let adapter = adapter.as_ref().map(Adapter::view);
         let (weight, start, cancel) = (1.0, Start::Zero, &cancel);
-        let input = Input { k: *k, plan, weights, params, batch, weight, start, cancel };
+        let k = *k;
+        let input = Input { k, plan, weights, params, adapter, batch, weight, start, cancel };
         let pass = Pass::new(input, &mut self.buffers, self.pool.threads(), Way::Forward);
         pass.forward(&mut self.pool)?;
         pass.logits(&mut self.pool, &mut out)?;
@@ -333,7 +416,7 @@ impl Engine for Fast {
     }
 
     fn state_hash(&self) -> StateHash {
-        state_hash(&self.params, &self.moments)
+        state_hash(self.params(), &self.moments)
     }
 
     fn generate(
@@ -343,8 +426,8 @@ impl Engine for Fast {
         seed: u64,
         emit: &mut dyn FnMut(u32) -> bool,
     ) -> Result<(), StepError> {
-        self.weights.pack(&self.params, &mut self.pool, &Cancel::new())?;
         crate::sampling::check_prompt(prompt, &self.plan.config)?;
+        self.pack_merged()?;
         let most = prompt.len().saturating_add(settings.tokens_max);
         self.plan.reach(most.min(self.plan.config.context));
         let Self { k, plan, weights, params, decoder, .. } = self;

@@ -9,11 +9,13 @@
 use core::ops::Range;
 
 use crate::config::{Activations, GROUP_TOKENS, LOGITS_MAX, ModelConfig, Places};
+use crate::lora::Group;
 use crate::math::ln64;
 use crate::rotary::Rotary;
 use crate::task::Batch;
 use crate::traits::{Cancel, Loss, StepError};
 
+use super::adapter::View;
 use super::attention::{self, Heads, Place, Room, Rows};
 use super::kernel::{INNER, Kernels, Left, Shape, Start};
 use super::pool::{Parts, Pool};
@@ -158,6 +160,8 @@ pub(super) struct KeptParts {
 pub(super) struct Scratch {
     pub(super) h: Vec<f32>,
     pub(super) act: Vec<f32>,
+    /// Between the two factors of an adapter.
+    pub(super) low: Vec<f32>,
     /// Some tokens' slopes, packed for a product over tokens.
     pub(super) slopes: Vec<f32>,
     pub(super) room: Room,
@@ -189,6 +193,9 @@ pub(super) struct Buffers {
     dh2: Vec<f32>,
     /// The matrices of one layer, or the head, packed for the way back.
     back: Vec<f32>,
+    /// Between the two factors of a layer's adapters, and the slope there.
+    low: Vec<f32>,
+    dlow: Vec<f32>,
     workers: Vec<Scratch>,
     parts: Vec<KeptParts>,
 }
@@ -251,14 +258,23 @@ impl Buffers {
             grow(&mut self.dheads, rows * normed);
             grow(&mut self.act, rows * ffn);
             grow(&mut self.back, input.weights.back_len());
+            let low = input.adapter.map_or(0, |adapter| rows * adapter.low_width());
+            grow(&mut self.low, low);
+            grow(&mut self.dlow, low);
         }
-        let empty =
-            || Scratch { h: Vec::new(), act: Vec::new(), slopes: Vec::new(), room: Room::new() };
+        let empty = || Scratch {
+            h: Vec::new(),
+            act: Vec::new(),
+            low: Vec::new(),
+            slopes: Vec::new(),
+            room: Room::new(),
+        };
         self.workers.resize_with(threads, empty);
         for worker in &mut self.workers {
             grow(&mut worker.h, BLOCK * d);
             grow(&mut worker.act, BLOCK * ffn);
             grow(&mut worker.slopes, BLOCK * INNER);
+            grow(&mut worker.low, BLOCK * input.adapter.map_or(0, |adapter| adapter.rank()));
             worker.room.grow(&plan.heads, batch.length);
         }
     }
@@ -308,6 +324,9 @@ pub(super) struct Pass<'a> {
     pub(super) dh1: Parts<f32>,
     pub(super) dh2: Parts<f32>,
     pub(super) back: Parts<f32>,
+    pub(super) adapter: Option<View<'a>>,
+    pub(super) low: Parts<f32>,
+    pub(super) dlow: Parts<f32>,
     pub(super) workers: Parts<Scratch>,
 }
 
@@ -317,6 +336,7 @@ pub(super) struct Input<'a> {
     pub(super) plan: &'a Plan,
     pub(super) weights: &'a Weights,
     pub(super) params: &'a [f32],
+    pub(super) adapter: Option<View<'a>>,
     /// One group.
     pub(super) batch: Batch<'a>,
     /// What all loss weights of the whole batch add up to.
@@ -334,7 +354,7 @@ impl<'a> Pass<'a> {
         way: Way,
     ) -> Self {
         buffers.prepare(&input, threads, way);
-        let Input { k, plan, weights, params, batch, weight, start, cancel } = input;
+        let Input { k, plan, weights, params, adapter, batch, weight, start, cancel } = input;
         let last = buffers.layers.len() - 1;
         buffers.parts.clear();
         for (layer, x) in buffers.streams.iter_mut().enumerate() {
@@ -379,6 +399,9 @@ impl<'a> Pass<'a> {
             dh1: Parts::new(&mut buffers.dh1),
             dh2: Parts::new(&mut buffers.dh2),
             back: Parts::new(&mut buffers.back),
+            adapter,
+            low: Parts::new(&mut buffers.low),
+            dlow: Parts::new(&mut buffers.dlow),
             workers: Parts::new(&mut buffers.workers),
         }
     }
@@ -500,6 +523,7 @@ impl<'a> Pass<'a> {
         let matrix = &self.weights.layers[layer].qkv;
         let start = self.biased(layer, qkv);
         self.apply(matrix, &scratch.h, rows.len(), qkv, start);
+        self.adapt((layer, Group::Qkv), &scratch.h, qkv, stride, &mut scratch.low);
         let (raw_width, scales_width) = (raw.len() / rows.len(), head_scales.len() / rows.len());
         for (i, (row, qkv)) in rows.clone().zip(qkv.chunks_mut(stride)).enumerate() {
             let raw = &mut raw[i * raw_width..(i + 1) * raw_width];
@@ -545,9 +569,11 @@ impl<'a> Pass<'a> {
         let matrices = &self.weights.layers[layer];
         middle.copy_from_slice(x);
         self.apply(&matrices.out, y, rows.len(), middle, Start::Here);
+        self.adapt((layer, Group::Out), y, middle, d, &mut scratch.low);
         let gain = self.gain(self.plan.places.layers[layer].norm2);
         self.norm_rows(middle, gain, &mut scratch.h, scales);
         self.apply(&matrices.gate_up, &scratch.h, rows.len(), gate_up, Start::Zero);
+        self.adapt((layer, Group::GateUp), &scratch.h, gate_up, 2 * ffn, &mut scratch.low);
     }
 
     /// The rest of a layer: from attention's outcome to the next stream.
@@ -570,6 +596,7 @@ impl<'a> Pass<'a> {
         next.copy_from_slice(middle);
         let matrix = &self.weights.layers[layer].down;
         self.apply(matrix, &scratch.act, rows.len(), next, Start::Here);
+        self.adapt((layer, Group::Down), &scratch.act, next, d, &mut scratch.low);
     }
 
     fn last_norm(&self, rows: &Range<usize>) {
@@ -658,7 +685,9 @@ impl<'a> Pass<'a> {
             Self::region(pool, this.cancel, chunk.len().div_ceil(BLOCK), &|_, index| {
                 this.head_rows(&chunk, index, back);
             })?;
-            let Some(grads) = grads.as_deref_mut() else { continue };
+            let Some(grads) = grads.as_deref_mut().filter(|_| this.adapter.is_none()) else {
+                continue;
+            };
             let matrix = this.weights.head;
             let grad = Parts::new(&mut grads[matrix.range()]);
             let from = if start == 0 { this.start } else { Start::Here };

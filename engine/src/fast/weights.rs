@@ -167,7 +167,7 @@ impl Weights {
 
 /// Panels of the transpose: panel j holds rows 32 j and on, element (p, c) = row 32 j + c, column p.
 /// Slots of rows that do not exist are left as they are.
-fn pack_columns(source: &[f32], width: usize, out: &mut [f32]) {
+pub(super) fn pack_columns(source: &[f32], width: usize, out: &mut [f32]) {
     /// Lines of a panel that are filled together, so that they stay in the first cache.
     const LINES: usize = 16;
     for (rows, panel) in source.chunks(COLUMNS * width).zip(out.chunks_mut(COLUMNS * width)) {

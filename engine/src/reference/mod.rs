@@ -9,6 +9,7 @@ mod model;
 use suanli_params::Space;
 
 use crate::config::ModelConfig;
+use crate::lora::Lora;
 use crate::math::{ln64, power64};
 use crate::state::{Moments, State, state_hash};
 use crate::task::{Batch, Factors, Task};
@@ -25,6 +26,8 @@ pub struct Reference<T: Float = f32> {
     space: Space,
     model: Model<T>,
     params: Vec<f32>,
+    /// The adapters that `params` then are, and the frozen model.
+    adapted: Option<(Lora, Vec<f32>)>,
     moments: Moments,
 }
 
@@ -38,14 +41,72 @@ impl<T: Float> Reference<T> {
         let space = config.space();
         let len = space.len();
         let (params, moments) = (vec![0.0; len], Moments::new(len));
-        Ok(Self { space, model: Model::new(config), params, moments })
+        Ok(Self { space, model: Model::new(config), params, adapted: None, moments })
+    }
+
+    /// A frozen model `base` with adapters, which alone are trained; all zero until given.
+    ///
+    /// # Errors
+    /// Sizes or adapters that cannot work, or a `base` of the wrong length.
+    pub fn adapted(config: ModelConfig, lora: &Lora, base: &[f32]) -> Result<Self, StepError> {
+        lora.check()?;
+        let mut engine = Self::new(config)?;
+        let (expected, found) = (engine.params.len(), base.len());
+        if expected != found {
+            return Err(StepError::WrongLength { what: "frozen parameters", expected, found });
+        }
+        engine.space = lora.space(&engine.model.config);
+        engine.params = vec![0.0; lora.parameters(&engine.model.config)];
+        engine.moments = Moments::new(engine.params.len());
+        engine.adapted = Some((lora.clone(), base.to_vec()));
+        Ok(engine)
+    }
+
+    /// The model with what adapters say in it: `W + alpha / rank * B A`, plainly.
+    fn whole(&self, params: &[T]) -> Vec<T> {
+        let Some((lora, base)) = &self.adapted else { return params.to_vec() };
+        let mut model: Vec<T> = base.iter().map(|value| T::of(f64::from(*value))).collect();
+        let (rank, scale) = (lora.rank, T::of(f64::from(lora.scale())));
+        for slot in lora.slots(&self.model.config).iter().flatten() {
+            for o in 0..slot.outputs {
+                for i in 0..slot.inputs {
+                    let each = (0..rank).map(|r| {
+                        params[slot.b + o * rank + r] * params[slot.a + r * slot.inputs + i]
+                    });
+                    let sum = each.fold(T::ZERO, |sum, term| sum + term);
+                    let w = &mut model[slot.weight + o * slot.inputs + i];
+                    *w += scale * sum;
+                }
+            }
+        }
+        model
+    }
+
+    /// The gradients of adapters from those of the whole model: `dB = s dW A^T`, `dA = s B^T dW`.
+    fn project(&self, params: &[T], whole: &[T], grads: &mut [T]) {
+        let Some((lora, _)) = &self.adapted else {
+            return grads.iter_mut().zip(whole).for_each(|(grad, whole)| *grad += *whole);
+        };
+        let (rank, scale) = (lora.rank, T::of(f64::from(lora.scale())));
+        for slot in lora.slots(&self.model.config).iter().flatten() {
+            for o in 0..slot.outputs {
+                for i in 0..slot.inputs {
+                    let dw = whole[slot.weight + o * slot.inputs + i] * scale;
+                    for r in 0..rank {
+                        let (a, b) = (slot.a + r * slot.inputs + i, slot.b + o * rank + r);
+                        grads[b] += dw * params[a];
+                        grads[a] += dw * params[b];
+                    }
+                }
+            }
+        }
     }
 
     fn wide_params(&self) -> Vec<T> {
         self.params.iter().map(|value| T::of(f64::from(*value))).collect()
     }
 
-    /// The parameters, one flat buffer in the order of [`Engine::space`].
+    /// The trainable parameters, one flat buffer in the order of [`Engine::space`].
     #[must_use]
     pub fn params(&self) -> &[f32] {
         &self.params
@@ -69,12 +130,15 @@ impl<T: Float> Reference<T> {
     ) -> Result<Loss, StepError> {
         task.check(&self.model.config)?;
         let batch = &task.batch;
+        let model = self.whole(params);
         let Some(grads) = grads else {
-            let nats = self.nats(params, batch, None, cancel)?;
+            let nats = self.nats(&model, batch, None, cancel)?;
             return Ok(task.objective.loss(batch, &nats));
         };
-        let factors = task.objective.factors(batch, || self.nats(params, batch, None, cancel))?;
-        let nats = self.nats(params, batch, Some((&factors, grads)), cancel)?;
+        let factors = task.objective.factors(batch, || self.nats(&model, batch, None, cancel))?;
+        let mut whole = vec![T::ZERO; model.len()];
+        let nats = self.nats(&model, batch, Some((&factors, &mut whole)), cancel)?;
+        self.project(params, &whole, grads);
         Ok(task.objective.loss(batch, &nats))
     }
 
@@ -231,7 +295,7 @@ impl<T: Float> Engine for Reference<T> {
 
     fn logprobs(&mut self, batch: &Batch<'_>, cancel: &Cancel) -> Result<Vec<f32>, StepError> {
         batch.check(&self.model.config)?;
-        let nats = self.nats(&self.wide_params(), batch, None, cancel)?;
+        let nats = self.nats(&self.whole(&self.wide_params()), batch, None, cancel)?;
         Ok(nats.into_iter().map(|nats| -nats as f32).collect())
     }
 
@@ -256,7 +320,7 @@ impl<T: Float> Engine for Reference<T> {
 
     fn logits(&mut self, ids: &[u32]) -> Result<Vec<f32>, StepError> {
         crate::sampling::check_prompt(ids, &self.model.config)?;
-        let params = self.wide_params();
+        let params = self.whole(&self.wide_params());
         let trace = self.model.forward(&params, ids, &|| true).ok_or(StepError::Cancelled)?;
         Ok(trace.logits.iter().map(|logit| logit.wide() as f32).collect())
     }
@@ -274,7 +338,7 @@ impl<T: Float> Engine for Reference<T> {
     ) -> Result<(), StepError> {
         let config = self.model.config.clone();
         crate::sampling::check_prompt(prompt, &config)?;
-        let params = self.wide_params();
+        let params = self.whole(&self.wide_params());
         let mut ids = Vec::new();
         // No cache: every token reads the whole text again. Only the last logits are needed.
         let mut feed = |id: u32| {
