@@ -25,7 +25,7 @@ pub use config::{
     Activations, CONTEXT_MAX, ConfigError, LAYERS_MAX, ModelConfig, RopeScaling, VOCAB_MAX,
     WIDTH_MAX,
 };
-pub use fast::{Fast, KernelChoice, KernelError, NUMERIC_CLASS, Settings};
+pub use fast::{Fast, KernelChoice, KernelError, Matmul, NUMERIC_CLASS, Settings};
 pub use init::initial_params;
 pub use lora::{Lora, RANK_MAX, Target};
 pub use reference::{Float, Reference};

@@ -1,5 +1,7 @@
 //! The engine against PyTorch: the same decoder, the same batch, steps in turns in one run.
 
+mod matmul;
+mod scale;
 mod side;
 mod train;
 
@@ -9,5 +11,10 @@ use crate::RowSpec;
 
 /// Every row, in the order in which they are measured.
 pub fn rows() -> Vec<RowSpec> {
-    vec![train::two_threads(), train::one_thread(), train::avx2()]
+    vec![train::two_threads(), train::one_thread(), train::avx2(), matmul::row(), scale::row()]
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }

@@ -1,5 +1,6 @@
 //! Training tokens a second against compiled PyTorch with fused AdamW, and the memory of both.
 
+use super::median;
 use super::side::{Load, Side};
 use crate::{Goal, Length, Row, RowSpec, Session};
 use anyhow::Result;
@@ -69,9 +70,4 @@ fn measure(
         rows.push(row("train.rss", ours / theirs, "x", Goal::AtMost(MEMORY_MAX)).note(note));
     }
     Ok(rows)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

@@ -73,6 +73,9 @@ macro_rules! kernels {
         #[derive(Clone, Copy)]
         pub(super) struct Kernels {
             name: &'static str,
+            /// Multiply-adds of one round of `peak`.
+            peak_round: usize,
+            peak: unsafe fn(usize) -> f32,
             product: unsafe fn(&Product),
             $( $name: unsafe fn($($type),*) $(-> $ret)?, )*
         }
@@ -104,6 +107,11 @@ macro_rules! kernels {
                 product!($tiles, g);
             }
 
+            #[$feature]
+            unsafe fn peak(rounds: usize) -> f32 {
+                $tiles::peak(rounds)
+            }
+
             $(
                 #[$feature]
                 unsafe fn $name($($arg: $type),*) $(-> $ret)? {
@@ -111,7 +119,13 @@ macro_rules! kernels {
                 }
             )*
 
-            pub(super) const TABLE: Kernels = Kernels { name: $text, product, $($name),* };
+            pub(super) const TABLE: Kernels = Kernels {
+                name: $text,
+                peak_round: $tiles::ROWS * $tiles::COLUMNS,
+                peak,
+                product,
+                $($name),*
+            };
         }
     };
 }
@@ -189,6 +203,14 @@ impl Kernels {
     /// What this table is called.
     pub(super) const fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// Does about so many multiply-adds and nothing else; says how many.
+    pub(super) fn peak(&self, multiply_adds: u64) -> u64 {
+        let rounds = (multiply_adds as usize).div_ceil(self.peak_round);
+        // SAFETY: a table is handed out only on a CPU that has its instructions.
+        core::hint::black_box(unsafe { (self.peak)(core::hint::black_box(rounds)) });
+        (rounds * self.peak_round) as u64
     }
 
     /// Carries out a product.

@@ -12,6 +12,7 @@ mod back;
 mod body;
 mod decode;
 mod kernel;
+mod measure;
 mod pass;
 mod pool;
 mod tile;
@@ -29,6 +30,7 @@ use crate::traits::{
 };
 
 pub use kernel::{KernelChoice, KernelError};
+pub use measure::Matmul;
 
 use adapter::Adapter;
 use body::Adam;

@@ -183,6 +183,11 @@ unsafe impl<T: Send> Sync for Parts<T> {}
 unsafe impl<T: Send> Send for Parts<T> {}
 
 impl<T> Parts<T> {
+    /// Elements of all of it.
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
     /// Over all of `buffer`.
     pub(super) const fn new(buffer: &mut [T]) -> Self {
         Self { start: buffer.as_mut_ptr(), len: buffer.len() }

@@ -56,6 +56,21 @@ pub(super) mod plain {
         }
     }
 
+    /// Nothing but multiply-adds: `rounds` of a whole tile, out of registers.
+    #[inline(always)]
+    pub(in super::super) fn peak(rounds: usize) -> f32 {
+        let (factor, addend) = (core::hint::black_box(0.999), core::hint::black_box(0.001));
+        let mut sums = [[1.0_f32; COLUMNS]; ROWS];
+        for _ in 0..rounds {
+            for row in &mut sums {
+                for sum in row {
+                    *sum = sum.mul_add(factor, addend);
+                }
+            }
+        }
+        sums.iter().flatten().sum()
+    }
+
     fn row(t: &Tile, r: usize) -> Tile {
         Tile { a: t.a.wrapping_add(r * t.a_row), c: t.c.wrapping_add(r * t.c_row), ..*t }
     }
@@ -146,6 +161,22 @@ pub(super) mod avx512 {
         }
     }
 
+    /// As [`super::plain::peak`].
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(in super::super) fn peak(rounds: usize) -> f32 {
+        let factor = _mm512_set1_ps(core::hint::black_box(0.999));
+        let addend = _mm512_set1_ps(core::hint::black_box(0.001));
+        let mut sums = [[_mm512_set1_ps(1.0); 2]; ROWS];
+        for _ in 0..rounds {
+            for [low, high] in &mut sums {
+                *low = _mm512_fmadd_ps(*low, factor, addend);
+                *high = _mm512_fmadd_ps(*high, factor, addend);
+            }
+        }
+        sums.iter().flatten().map(|sum| _mm512_reduce_add_ps(*sum)).sum()
+    }
+
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn tile<const R: usize, const FULL: bool>(t: &Tile) {
@@ -223,6 +254,23 @@ pub(super) mod avx2 {
                 (_, false) => tile::<6, false>(t),
             }
         }
+    }
+
+    /// As [`super::plain::peak`].
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    pub(in super::super) fn peak(rounds: usize) -> f32 {
+        let factor = _mm256_set1_ps(core::hint::black_box(0.999));
+        let addend = _mm256_set1_ps(core::hint::black_box(0.001));
+        let mut sums = [[_mm256_set1_ps(1.0); 2]; ROWS];
+        for _ in 0..rounds {
+            for [low, high] in &mut sums {
+                *low = _mm256_fmadd_ps(*low, factor, addend);
+                *high = _mm256_fmadd_ps(*high, factor, addend);
+            }
+        }
+        let low = sums.iter().flatten().map(|sum| _mm256_cvtss_f32(*sum));
+        low.sum()
     }
 
     #[inline]

@@ -183,7 +183,12 @@ pub(super) fn pack_columns(source: &[f32], width: usize, out: &mut [f32]) {
 }
 
 /// Panels of some columns of the rows themselves: panel j holds the columns 32 j and on.
-fn pack_rows(source: &[f32], width: usize, columns: core::ops::Range<usize>, out: &mut [f32]) {
+pub(super) fn pack_rows(
+    source: &[f32],
+    width: usize,
+    columns: core::ops::Range<usize>,
+    out: &mut [f32],
+) {
     let rows = source.len() / width;
     for (first, panel) in columns.clone().step_by(COLUMNS).zip(out.chunks_mut(COLUMNS * rows)) {
         for (line, row) in panel.chunks_mut(COLUMNS).zip(source.chunks(width)) {
