@@ -84,6 +84,8 @@ pub(crate) enum Command {
     /// Look into a city's record of rounds
     #[command(subcommand)]
     Log(Log),
+    /// Look at this machine: instructions, speed, memory, folders, and whether its bits are right
+    Doctor,
     /// Print shell completions
     Completions {
         /// For which shell

@@ -64,6 +64,34 @@ words! {
         "Connected to city {city}."
         "已连接到城市 {city}。"
     }
+    doctor_kernel(kernel: &str, kernels: &str, threads: usize) {
+        "Instructions: {kernel} (this CPU has {kernels}); {threads} threads."
+        "指令集：{kernel}（处理器支持 {kernels}）；{threads} 个线程。"
+    }
+    doctor_same_bits(class: &str) {
+        "Bits: the same with all of them, on one thread and on all ({class})."
+        "逐位核对：各指令集、单线程与全部线程的结果完全相同（{class}）。"
+    }
+    doctor_other_bits() {
+        "Bits: NOT the same with all of them. This machine must not train."
+        "逐位核对：结果不一致。这台机器不能用于训练。"
+    }
+    doctor_speed(gflop: &str, tokens: &str) {
+        "Speed: {gflop} GFLOP/s in a product; the demo's model trains at {tokens} tokens/s."
+        "速度：矩阵乘 {gflop} GFLOP/s；演示模型每秒训练 {tokens} 个词元。"
+    }
+    doctor_memory(available: &str) {
+        "Memory: {available} available."
+        "内存：可用 {available}。"
+    }
+    doctor_folder(purpose: &str, path: &str) {
+        "Folder ({purpose}): {path}"
+        "文件夹（{purpose}）：{path}"
+    }
+    doctor_folder_closed(purpose: &str, path: &str) {
+        "Folder ({purpose}): {path} CANNOT BE WRITTEN TO"
+        "文件夹（{purpose}）：{path} 无法写入"
+    }
     threads_all() { "all cores" "全部核心" }
     threads_one() { "one core" "一个核心" }
     threads_some(count: u32) { "{count} cores" "{count} 个核心" }

@@ -1,6 +1,7 @@
 //! One function a command.
 
 mod city;
+mod doctor;
 mod generate;
 mod join;
 mod log;
@@ -35,6 +36,7 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Leave(folder) => block_on(node::leave(context, &folder)),
         Command::Export(arguments) => block_on(node::export(context, &arguments)),
         Command::Completions { shell } => completions(shell),
+        Command::Doctor => doctor::run(context),
         Command::Demo(arguments) => demo::run(context, &arguments),
         Command::Train(arguments) => train::run(context, &arguments),
         Command::Log(command) => log::run(context, &command),

@@ -455,14 +455,15 @@ fn failure(error: &StepError) -> Failure {
 /// Activations are computed again where keeping them would not fit this machine's free memory.
 fn activations_for(config: &ModelConfig) -> Activations {
     let kept = config.training_memory_bytes(1, config.context, Activations::Kept);
-    match available_bytes() {
+    match available_memory_bytes() {
         Some(available) if kept > available => Activations::Recomputed,
         _ => Activations::Kept,
     }
 }
 
 /// What the system could give without swapping, where it says so (Linux).
-fn available_bytes() -> Option<u64> {
+#[must_use]
+pub fn available_memory_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
