@@ -280,13 +280,15 @@ pub struct Sampling {
     pub temperature: f32,
     /// Draws from the most likely tokens that together have this probability; 1 means all.
     pub top_p: f32,
+    /// Draws from at most so many of the most likely tokens; 0 means all.
+    pub top_k: u32,
     /// Most tokens to make.
     pub tokens_max: usize,
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 0.8, top_p: 0.95, tokens_max: 256 }
+        Self { temperature: 0.8, top_p: 0.95, top_k: 0, tokens_max: 256 }
     }
 }
 
@@ -406,7 +408,7 @@ pub trait Engine: Send {
     /// full, or `settings.tokens_max` were made. Equal seeds give equal texts.
     ///
     /// # Errors
-    /// A prompt that does not fit the model.
+    /// A prompt that does not fit the model, or settings that are no temperature or probability.
     fn generate(
         &mut self,
         prompt: &[u32],

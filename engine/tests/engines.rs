@@ -588,7 +588,7 @@ fn a_long_step_answers_a_cancel_within_50_ms() {
 fn generation_with_kept_keys_says_what_whole_texts_say() {
     for config in architectures() {
         let mut engine = fast(&config, 2, KernelChoice::Best, 6).unwrap();
-        let greedy = Sampling { temperature: 0.0, top_p: 1.0, tokens_max: 100 };
+        let greedy = Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, tokens_max: 100 };
         let mut ids = vec![3, 1, 4];
         let mut said = Vec::new();
         engine

@@ -4,6 +4,9 @@
 //! Every function is `inline(always)`, so that it takes on the instructions of its caller.
 
 use crate::math::exp;
+pub(super) use crate::sampling::odds;
+
+pub(super) use super::vector::vector;
 
 const LANES: usize = 16;
 

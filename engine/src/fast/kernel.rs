@@ -141,6 +141,8 @@ kernels! {
     fn softmax_back(dp: &mut [f32], p: &[f32], dy: &[f32], y: &[f32], scale: f32);
     fn cross_entropy(row: &mut [f32], target: usize, factor: f32) -> (f32, f32);
     fn add(x: &mut [f32], y: &[f32]);
+    fn vector(x: &[f32], panels: &[f32], out: &mut [f32], add: bool);
+    fn odds(logits: &[f32], greatest: f32, temperature: f32, out: &mut [f32]);
     fn adam(s: &Adam, params: &mut [f32], grads: &[f32], m: &mut [f32], v: &mut [f32]);
 }
 

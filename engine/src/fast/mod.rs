@@ -16,6 +16,7 @@ mod measure;
 mod pass;
 mod pool;
 mod tile;
+mod vector;
 mod weights;
 
 use suanli_params::{Space, chunk_count, chunk_range, sum_of_squares};
@@ -23,6 +24,7 @@ use suanli_params::{Space, chunk_count, chunk_range, sum_of_squares};
 use crate::config::{Activations, ModelConfig};
 use crate::lora::Lora;
 use crate::math::power64;
+use crate::sampling::Reader;
 use crate::state::{GRAD_NORM_MAX, Moments, State, state_hash};
 use crate::task::{Batch, Factors, Task};
 use crate::traits::{
@@ -34,7 +36,7 @@ pub use measure::Matmul;
 
 use adapter::Adapter;
 use body::Adam;
-use decode::Decoder;
+use decode::{Decoder, Model};
 use kernel::{Kernels, Start};
 use pass::{Buffers, Input, Pass, Plan, Way, groups};
 use pool::{Parts, Pool};
@@ -189,6 +191,13 @@ impl Fast {
             adapter.pack(&mut self.pool);
         }
         self.weights.pack(&self.params, &mut self.pool, cancel)
+    }
+
+    /// Begins a new text: what [`Reader::read`] then reads goes on from nothing.
+    fn begin(&mut self) -> Result<(), StepError> {
+        self.pack_merged()?;
+        self.decoder.start();
+        Ok(())
     }
 
     /// Loss and gradient of `task` into `self.grads`.
@@ -428,15 +437,26 @@ impl Engine for Fast {
         seed: u64,
         emit: &mut dyn FnMut(u32) -> bool,
     ) -> Result<(), StepError> {
-        crate::sampling::check_prompt(prompt, &self.plan.config)?;
-        self.pack_merged()?;
-        let most = prompt.len().saturating_add(settings.tokens_max);
-        self.plan.reach(most.min(self.plan.config.context));
-        let Self { k, plan, weights, params, decoder, .. } = self;
-        decoder.start(plan);
-        let context = plan.config.context;
-        let mut feed = |id: u32| decoder.feed(k, plan, weights, params, id).to_vec();
-        crate::sampling::continue_text(prompt, context, settings, seed, &mut feed, emit);
+        crate::sampling::check_prompt(prompt, settings, &self.plan.config)?;
+        self.begin()?;
+        let context = self.plan.config.context;
+        crate::sampling::continue_text(prompt, context, settings, seed, self, emit);
         Ok(())
+    }
+}
+
+impl Reader for Fast {
+    fn read(&mut self, ids: &[u32]) {
+        self.plan.reach(self.decoder.position() + ids.len());
+        let Self { k, plan, pool, params, weights, decoder, .. } = self;
+        decoder.read(&mut Model { k: *k, plan, weights, params, pool }, ids);
+    }
+
+    fn last_logits(&self) -> &[f32] {
+        self.decoder.logits()
+    }
+
+    fn odds(&self, greatest: f32, temperature: f32, out: &mut [f32]) {
+        self.k.odds(self.decoder.logits(), greatest, temperature, out);
     }
 }

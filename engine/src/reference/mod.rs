@@ -11,6 +11,7 @@ use suanli_params::Space;
 use crate::config::ModelConfig;
 use crate::lora::Lora;
 use crate::math::{ln64, power64};
+use crate::sampling::Reader;
 use crate::state::{Moments, State, state_hash};
 use crate::task::{Batch, Factors, Task};
 use crate::traits::{
@@ -319,7 +320,7 @@ impl<T: Float> Engine for Reference<T> {
     }
 
     fn logits(&mut self, ids: &[u32]) -> Result<Vec<f32>, StepError> {
-        crate::sampling::check_prompt(ids, &self.model.config)?;
+        crate::sampling::check_text(ids, &self.model.config)?;
         let params = self.whole(&self.wide_params());
         let trace = self.model.forward(&params, ids, &|| true).ok_or(StepError::Cancelled)?;
         Ok(trace.logits.iter().map(|logit| logit.wide() as f32).collect())
@@ -337,21 +338,32 @@ impl<T: Float> Engine for Reference<T> {
         emit: &mut dyn FnMut(u32) -> bool,
     ) -> Result<(), StepError> {
         let config = self.model.config.clone();
-        crate::sampling::check_prompt(prompt, &config)?;
-        let params = self.whole(&self.wide_params());
-        let mut ids = Vec::new();
-        // No cache: every token reads the whole text again. Only the last logits are needed.
-        let mut feed = |id: u32| {
-            ids.push(id);
-            if ids.len() < prompt.len() {
-                return Vec::new();
-            }
-            let trace = self.model.forward(&params, &ids, &|| true);
-            let logits = trace.map(|trace| trace.logits).unwrap_or_default();
-            let last = logits.len().saturating_sub(config.vocab);
-            logits[last..].iter().map(|logit| logit.wide() as f32).collect()
-        };
-        crate::sampling::continue_text(prompt, config.context, settings, seed, &mut feed, emit);
+        crate::sampling::check_prompt(prompt, settings, &config)?;
+        let (params, ids, logits) = (self.whole(&self.wide_params()), Vec::new(), Vec::new());
+        let mut reader = Rereader { model: &self.model, params, ids, logits };
+        crate::sampling::continue_text(prompt, config.context, settings, seed, &mut reader, emit);
         Ok(())
+    }
+}
+
+/// No cache: every token reads the whole text again.
+struct Rereader<'a, T: Float> {
+    model: &'a Model<T>,
+    params: Vec<T>,
+    ids: Vec<u32>,
+    logits: Vec<f32>,
+}
+
+impl<T: Float> Reader for Rereader<'_, T> {
+    fn read(&mut self, ids: &[u32]) {
+        self.ids.extend(ids);
+        let trace = self.model.forward(&self.params, &self.ids, &|| true);
+        let logits = trace.map(|trace| trace.logits).unwrap_or_default();
+        let last = logits.len().saturating_sub(self.model.config.vocab);
+        self.logits = logits[last..].iter().map(|logit| logit.wide() as f32).collect();
+    }
+
+    fn last_logits(&self) -> &[f32] {
+        &self.logits
     }
 }

@@ -485,7 +485,8 @@ async fn evaluating_in_parts_and_generating_answer_from_the_parameters_asked_for
     let Reply::Generated(generated) = reply.await.unwrap() else { panic!("another reply") };
     assert_eq!(generated.tokens as usize, made.len());
     let mut judged = Vec::new();
-    let sampling = suanli_engine::Sampling { temperature: 0.0, top_p: 1.0, tokens_max: 8 };
+    let sampling =
+        suanli_engine::Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, tokens_max: 8 };
     let mut judge = in_process(&small(), 40);
     judge
         .generate(&[1, 2, 3], &sampling, 1, &mut |token| {

@@ -278,6 +278,7 @@ impl Bench {
         let sampling = Sampling {
             temperature: generate.temperature,
             top_p: generate.top_p,
+            top_k: 0,
             tokens_max: (generate.tokens_max as usize).min(PROMPT_TOKENS_MAX),
         };
         let threads = self.threads;
