@@ -7,6 +7,7 @@
 //! over 16 virtual lanes and a fixed tree, every transcendental function is our own); a step that
 //! did not complete leaves no trace.
 
+pub mod chat;
 mod config;
 mod fast;
 mod init;
@@ -18,6 +19,7 @@ mod rotary;
 mod sampling;
 mod state;
 mod task;
+pub mod text;
 pub mod tokenizer;
 mod traits;
 

@@ -16,6 +16,8 @@ const TEMPERATURE_MAX: f32 = 1000.0;
 const ONE: f32 = (1_u64 << 40) as f32;
 /// Bits of an odds' exponent and first digits: one above those of 1.
 const BUCKETS: usize = bucket(1.0) + 1;
+/// Room for so many tokens of one bucket; more are seldom, and make room as they come.
+const EDGE: usize = 1024;
 
 /// A model that reads a text and then has an opinion of what follows.
 pub(crate) trait Reader {
@@ -134,7 +136,7 @@ impl Sampler {
             last: 0,
             odds: Vec::new(),
             masses: Vec::new(),
-            edge: Vec::new(),
+            edge: Vec::with_capacity(EDGE),
         }
     }
 

@@ -181,6 +181,15 @@ impl Tokenizer {
         }
     }
 
+    /// The ids of `text` in which special tokens may stand, such as a rendered chat. These
+    /// tokenizers have none, so they are those of [`encode`](Self::encode).
+    ///
+    /// # Errors
+    /// As for [`encode`](Self::encode).
+    pub fn encode_with_special(&self, text: &[u8]) -> Result<Vec<u32>, TokenizerError> {
+        self.encode(text)
+    }
+
     /// The bytes that `ids` stand for.
     ///
     /// # Errors

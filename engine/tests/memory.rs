@@ -3,10 +3,11 @@
 #![allow(clippy::unwrap_used, unsafe_code, reason = "a test that counts what the system gives")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use suanli_engine::{
-    Activations, Batch, Cancel, Engine, Fast, ModelConfig, StepSettings, initial_params,
+    Activations, Batch, Cancel, Engine, Fast, ModelConfig, Sampling, StepSettings, initial_params,
 };
 
 struct Counting;
@@ -40,8 +41,12 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// Held by the test that counts.
+static ALONE: Mutex<()> = Mutex::new(());
+
 #[test]
 fn a_step_allocates_nothing_after_the_first_and_the_whole_is_as_large_as_said() {
+    let _alone = ALONE.lock();
     let config = ModelConfig::demo();
     let tokens = 4 * config.context;
     let ids: Vec<u32> = (0..=tokens as u32).map(|i| i * 37 % 256).collect();
@@ -67,4 +72,27 @@ fn a_step_allocates_nothing_after_the_first_and_the_whole_is_as_large_as_said() 
         engine.step(&batch.into(), &settings, &cancel).unwrap();
     }
     assert_eq!(CALLS.load(Ordering::Relaxed), calls);
+}
+
+#[test]
+fn a_token_allocates_nothing_and_a_long_context_takes_memory_only_as_it_fills() {
+    let _alone = ALONE.lock();
+    let config = ModelConfig { context: 1 << 17, ..ModelConfig::demo() };
+    let mut engine = Fast::new(config.clone(), 2).unwrap();
+    engine.params_mut().copy_from_slice(&initial_params(&config, 0));
+    let sampling = Sampling { top_k: 40, tokens_max: 200, ..Sampling::default() };
+    let (mut calls, mut bytes) = (Vec::with_capacity(200), Vec::with_capacity(200));
+    let before = BYTES.load(Ordering::Relaxed);
+    engine
+        .generate(&[1; 40], &sampling, 1, &mut |_| {
+            calls.push(CALLS.load(Ordering::Relaxed));
+            bytes.push(BYTES.load(Ordering::Relaxed) - before);
+            true
+        })
+        .unwrap();
+    assert_eq!(calls.len(), 200);
+    // The second token is the first that is read alone. 240 positions fit a page.
+    assert_eq!(calls[2], calls[199]);
+    let page = 4 * 2 * 256 * config.kv_width() * config.layers;
+    assert!(bytes[199] < page + (1 << 20), "{}", bytes[199]);
 }

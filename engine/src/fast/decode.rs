@@ -94,9 +94,9 @@ impl Decoder {
         self.position = 0;
     }
 
-    /// How many tokens were read.
-    pub(super) const fn position(&self) -> usize {
-        self.position
+    /// Positions of the pages that hold the text once `more` tokens were read.
+    pub(super) fn reach(&self, plan: &Plan, more: usize) -> usize {
+        (self.position + more).next_multiple_of(Paper::new(plan).positions)
     }
 
     /// Bytes of the pages, of this text or a longer one before.
@@ -147,11 +147,10 @@ impl Decoder {
     /// Room for a block of `rows` rows; nothing grows from one token to the next but a page.
     fn prepare(&mut self, model: &Model<'_>, rows: usize) {
         let (c, heads, paper) = (&model.plan.config, model.plan.heads, Paper::new(model.plan));
-        let end = self.position + rows;
-        while self.pages.len() * paper.positions < end {
+        let reach = self.reach(model.plan, rows);
+        while self.pages.len() * paper.positions < reach {
             self.pages.push(vec![0.0; paper.len()]);
         }
-        let reach = self.pages.len() * paper.positions;
         let score_rows = score_rows(rows, heads.group);
         for (buffer, len) in [
             (&mut self.x, rows * c.hidden),
@@ -387,7 +386,7 @@ impl Block<'_, '_> {
             y: self.y,
             scores: self.scores,
             score_rows: score_rows(rows, heads.group),
-            row: scores_row(pages.len() * self.paper.positions),
+            row: scores_row(seen.next_multiple_of(self.paper.positions)),
         };
         share(self.model.pool, blocks * heads.kv_heads, bytes, &|worker, tasks| {
             for task in tasks {

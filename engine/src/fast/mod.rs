@@ -447,7 +447,7 @@ impl Engine for Fast {
 
 impl Reader for Fast {
     fn read(&mut self, ids: &[u32]) {
-        self.plan.reach(self.decoder.position() + ids.len());
+        self.plan.reach(self.decoder.reach(&self.plan, ids.len()));
         let Self { k, plan, pool, params, weights, decoder, .. } = self;
         decoder.read(&mut Model { k: *k, plan, weights, params, pool }, ids);
     }
