@@ -9,6 +9,7 @@
 //! Invariants: a folder appears whole or not at all; no folder that is not ours is removed, a
 //! forced write moves it aside; parameters that are not finite are neither written nor read.
 
+mod chat;
 mod config;
 mod error;
 mod folder;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use suanli_engine::ModelConfig;
 use suanli_engine::tokenizer::{JSON_BYTES_MAX, Tokenizer};
 
+pub use chat::{Dialogue, read_dialogue};
 pub use error::CheckpointError;
 use folder::{Draft, check_hashes, read_text};
 

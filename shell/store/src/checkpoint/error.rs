@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use suanli_engine::ConfigError;
+use suanli_engine::chat::ChatError;
 use suanli_engine::tokenizer::TokenizerError;
 
 /// A checkpoint that cannot be written or read.
@@ -104,6 +105,14 @@ pub enum CheckpointError {
         expected: usize,
         /// The tokenizer's.
         found: usize,
+    },
+    /// The chat template cannot be used.
+    #[error("{}: {source}", path.display())]
+    Chat {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ChatError,
     },
     /// The sizes cannot work.
     #[error(transparent)]
