@@ -79,7 +79,7 @@ pub(crate) enum Command {
     Leave(Folder),
     /// Write a job's parameters as a Hugging Face folder
     Export(Export),
-    /// Continue a text with a checkpoint
+    /// Continue a text, or answer in a chat, with a checkpoint
     Generate(Generate),
     /// Look into a city's record of rounds
     #[command(subcommand)]
@@ -336,9 +336,20 @@ pub(crate) struct Generate {
     /// Folder of an exported checkpoint
     #[arg(long, value_name = "DIR")]
     pub(crate) checkpoint: PathBuf,
-    /// The text to continue
-    #[arg(long)]
+    /// The text to continue, or what the user says in a chat; -: from standard input. A text that
+    /// fills the model's context goes on from its second half; a chat ends there
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) prompt: String,
+    /// Answer the prompt as the model's own chat template says
+    #[arg(long)]
+    pub(crate) chat: bool,
+    /// What the system says before the user
+    #[arg(long, value_name = "TEXT", requires = "chat", allow_hyphen_values = true)]
+    pub(crate) system: Option<String>,
+    /// End before this text; may be given several times
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) stop: Vec<String>,
     /// Tokens to add, at most
     #[arg(long, value_name = "N", default_value_t = 200)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -349,9 +360,15 @@ pub(crate) struct Generate {
     /// Choose among the likeliest tokens that together have this probability
     #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = parse_share)]
     pub(crate) top_p: f32,
+    /// Choose among this many of the likeliest tokens at most; 0: all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) top_k: u32,
     /// Seed of the choice
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
+    /// Threads to work with [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) threads: Option<u32>,
 }
 
 /// `suanli log`.

@@ -20,6 +20,10 @@ macro_rules! words {
 }
 
 words! {
+    generated(prompt: usize, tokens: usize, rate: f64) {
+        "{prompt} tokens read, {tokens} made, {rate:.1} tokens/s."
+        "读入 {prompt} 个词元，写出 {tokens} 个，每秒 {rate:.1} 个。"
+    }
     city_founded(name: &str, id: &str, folder: &str) {
         "Founded city {name} ({id}) in {folder}."
         "已在 {folder} 建立城市 {name}（{id}）。"

@@ -4,19 +4,26 @@
 
 mod suanli;
 
-use suanli::Suanli;
+use std::io::{Read as _, Write as _};
+use std::process::Stdio;
+
+use suanli::{Ended, Suanli};
 use suanli_engine::tokenizer::Tokenizer;
 use suanli_engine::{ModelConfig, initial_params};
 use suanli_store::checkpoint::{Card, Contents, Overwrite, write};
 
 fn checkpoint(home: &Suanli) -> String {
+    checkpoint_with(home, 16)
+}
+
+fn checkpoint_with(home: &Suanli, context: usize) -> String {
     let config = ModelConfig {
         hidden: 16,
         layers: 1,
         heads: 2,
         kv_heads: 2,
         ffn: 32,
-        context: 16,
+        context,
         ..ModelConfig::demo()
     };
     let params = initial_params(&config, 3);
@@ -64,4 +71,148 @@ fn a_missing_cut_or_changed_checkpoint_is_code_3() {
         let ended = home.run(&["generate", "--checkpoint", &folder, "--prompt", "a"]);
         ended.fails(3).says("damaged");
     }
+}
+
+/// What `generate` answers to programs.
+fn json(home: &Suanli, arguments: &[&str]) -> serde_json::Value {
+    let ended = home.run(&[&["generate", "--json", "--checkpoint"], arguments].concat());
+    serde_json::from_str(&ended.works().output).unwrap()
+}
+
+#[test]
+fn a_text_ends_before_a_stop_and_says_why_it_ended() {
+    let home = Suanli::new();
+    let folder = checkpoint(&home);
+    let whole = json(&home, &[&folder, "--prompt", "fn main", "--tokens", "60"]);
+    assert_eq!((&whole["ended"], &whole["tokens"]), (&"length".into(), &60.into()));
+    assert_eq!(whole["prompt_tokens"], 7);
+    assert!(whole["tokens_per_s"].as_f64().unwrap() > 0.0, "{whole}");
+    let text = whole["text"].as_str().unwrap();
+    let (at, letter) = text.char_indices().skip(10).find(|(_, c)| c.is_ascii_graphic()).unwrap();
+    let stop: String = text[at..].chars().take_while(char::is_ascii).take(3).collect();
+    let run = ["--prompt", "fn main", "--tokens", "60", "--stop", "never said", "--stop", &stop];
+    let stopped = json(&home, &[&[folder.as_str()][..], &run].concat());
+    assert_eq!(stopped["ended"], "stop", "{letter} {stop:?} in {text:?}");
+    assert_eq!(stopped["text"], text[..text.find(&stop).unwrap()]);
+    // One token of the end of text, in either form in which a checkpoint may say it.
+    let path = std::path::Path::new(&folder);
+    std::fs::remove_file(path.join("suanli.json")).unwrap();
+    for ends in [format!("{}", letter as u32), format!("[255, {}]", letter as u32)] {
+        let text = format!("{{\"eos_token_id\": {ends}}}");
+        std::fs::write(path.join("generation_config.json"), text).unwrap();
+        let ended = json(&home, &[&folder, "--prompt", "fn main", "--tokens", "60"]);
+        assert_eq!(ended["ended"], "end_of_text");
+        let said = ended["text"].as_str().unwrap();
+        assert!(text_before(whole["text"].as_str().unwrap(), letter).starts_with(said), "{said:?}");
+    }
+}
+
+fn text_before(text: &str, letter: char) -> &str {
+    &text[..text.find(letter).unwrap_or(text.len())]
+}
+
+#[test]
+fn text_goes_to_a_pipe_as_it_is_with_the_prompt_first_and_whole_lines() {
+    let home = Suanli::new();
+    let folder = checkpoint(&home);
+    let whole = json(&home, &[&folder, "--prompt", "fn main", "--tokens", "60"]);
+    let arguments = ["generate", "--checkpoint", &folder, "--prompt", "-", "--tokens", "60", "-v"];
+    let mut child = home
+        .command(&arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"fn main\n").unwrap();
+    let ended = Ended::of(child.wait_with_output().unwrap());
+    let mut expected = format!("fn main{}", whole["text"].as_str().unwrap());
+    if !expected.ends_with('\n') {
+        expected.push('\n');
+    }
+    assert_eq!(ended.works().output, expected);
+    ended.says("7 tokens read, 60 made");
+}
+
+#[test]
+fn a_chat_goes_through_the_models_own_template_and_ends_where_the_context_does() {
+    let home = Suanli::new();
+    let folder = checkpoint_with(&home, 64);
+    let path = std::path::Path::new(&folder);
+    home.run(&["generate", "--checkpoint", &folder, "--prompt", "hi", "--chat"])
+        .fails(3)
+        .says("no chat template");
+    let template = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }};{% endfor %}a:";
+    std::fs::write(path.join("chat_template.jinja"), template).unwrap();
+    let chat = ["--prompt", "hi", "--chat", "--system", "Be short.", "--tokens", "100"];
+    let chat = json(&home, &[&[folder.as_str()][..], &chat].concat());
+    let text = json(&home, &[&folder, "--prompt", "s:Be short.;u:hi;a:", "--tokens", "100"]);
+    assert_eq!((&chat["prompt_tokens"], &chat["ended"]), (&19.into(), &"context".into()));
+    assert_eq!((&chat["tokens"], &text["tokens"]), (&46.into(), &100.into()));
+    let (said, longer) = (chat["text"].as_str().unwrap(), text["text"].as_str().unwrap());
+    assert!(longer.starts_with(said.trim_end_matches('\u{fffd}')), "{said:?} {longer:?}");
+    // The answer alone, without what was asked.
+    let run = |prompt: &str| {
+        home.run(&["generate", "--checkpoint", &folder, "--prompt", prompt, "--chat"])
+    };
+    assert!(!run("hi").works().output.contains("u:hi"));
+    run(&"long ".repeat(20)).fails(3).says("context of 64");
+    run("").fails(2).says("empty");
+    std::fs::write(path.join("chat_template.jinja"), "{{ raise_exception('not you') }}").unwrap();
+    run("hi").fails(3).says("refuses: not you");
+    std::fs::write(path.join("chat_template.jinja"), "{% if %}").unwrap();
+    run("hi").fails(3).says("chat_template.jinja");
+}
+
+#[test]
+fn flags_that_cannot_work_are_refused_before_a_token_is_made() {
+    let home = Suanli::new();
+    let folder = checkpoint(&home);
+    let stops = vec!["--stop=x"; 17];
+    let long = format!("--stop={}", "x".repeat(1025));
+    for wrong in [
+        &["--system", "a"][..],
+        &["--stop", ""],
+        &[&long],
+        &stops,
+        &["--tokens", "0"],
+        &["--top-p", "0"],
+        &["--top-p", "1.1"],
+        &["--top-k", "-1"],
+        &["--threads", "0"],
+        &["--temperature", "nan"],
+    ] {
+        let run = [&["generate", "--checkpoint", &folder, "--prompt", "a"], wrong].concat();
+        let ended = home.run(&run);
+        ended.fails(2);
+        assert!(ended.output.is_empty(), "{ended:?}");
+    }
+    let mut command = home.command(&["generate", "--checkpoint", &folder, "--prompt", "-"]);
+    let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"caf\xe9").unwrap();
+    Ended::of(child.wait_with_output().unwrap()).fails(3).says("standard input");
+}
+
+#[test]
+fn an_interrupt_ends_the_text_cleanly_with_code_130() {
+    let home = Suanli::new();
+    let folder = checkpoint_with(&home, 4096);
+    let arguments = ["generate", "--checkpoint", &folder, "--prompt", "a", "--tokens", "100000"];
+    let mut command = home.command(&arguments);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut out = child.stdout.take().unwrap();
+    // The prompt and the first text have come: it is at work and listens to signals.
+    let mut text = vec![0; 2];
+    out.read_exact(&mut text).unwrap();
+    let reading = std::thread::spawn(move || {
+        out.read_to_end(&mut text).unwrap();
+        text
+    });
+    let killed =
+        std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(killed.unwrap().success());
+    let ended = Ended::of(child.wait_with_output().unwrap());
+    ended.fails(130).says("interrupted");
+    let text = String::from_utf8(reading.join().unwrap()).unwrap();
+    assert!(text.starts_with('a') && text.ends_with('\n'), "{text:?}");
 }

@@ -22,7 +22,7 @@ const EDGE: usize = 1024;
 /// A model that reads a text and then has an opinion of what follows.
 pub(crate) trait Reader {
     /// Reads on.
-    fn read(&mut self, ids: &[u32]);
+    fn read_on(&mut self, ids: &[u32]);
 
     /// The logits after the last token.
     fn last_logits(&self) -> &[f32];
@@ -85,8 +85,8 @@ pub(crate) fn continue_text(
     let mut sampler = Sampler::new(settings, seed);
     for made in 0..settings.tokens_max {
         match made {
-            0 => reader.read(prompt),
-            _ => reader.read(&[sampler.last]),
+            0 => reader.read_on(prompt),
+            _ => reader.read_on(&[sampler.last]),
         }
         let id = sampler.draw(reader);
         if !emit(id) || prompt.len() + made >= context {
@@ -219,7 +219,7 @@ mod tests {
     struct Fixed(Vec<f32>);
 
     impl Reader for Fixed {
-        fn read(&mut self, _: &[u32]) {}
+        fn read_on(&mut self, _: &[u32]) {}
 
         fn last_logits(&self) -> &[f32] {
             &self.0

@@ -1,66 +1,216 @@
-//! `suanli generate`: continue a text with an exported checkpoint.
+//! `suanli generate`: continue a text, or answer in a chat, with a checkpoint.
 
+use super::{ending, stop_flag};
 use crate::arguments::Generate;
-use crate::context::Context;
-use crate::exit::{At as _, Failure};
-use crate::show;
+use crate::context::{Context, block_on};
+use crate::exit::Failure;
+use crate::{show, words};
 use serde_json::json;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::Path;
-use suanli_engine::{Engine as _, Fast, Sampling};
-use suanli_store::checkpoint::{self, Loaded};
+use std::time::{Duration, Instant, SystemTime};
+use suanli_engine::chat::Message;
+use suanli_engine::text::{self, Ending, WhenFull, Wishes, Written};
+use suanli_engine::tokenizer::Tokenizer;
+use suanli_engine::{Fast, Sampling};
+use suanli_store::checkpoint::{self, Dialogue, Loaded};
+
+/// Most bytes of a prompt on standard input.
+const PROMPT_BYTES_MAX: u64 = 16 << 20;
+/// How long a token may take after Ctrl-C before the program ends without it.
+const GRACE: Duration = Duration::from_millis(1500);
 
 pub(super) fn run(context: &Context, arguments: &Generate) -> Result<(), Failure> {
-    let mut model = Model::load(&arguments.checkpoint)?;
-    let wishes = Wishes {
-        tokens: arguments.tokens,
-        temperature: arguments.temperature,
-        top_p: arguments.top_p,
-        seed: arguments.seed,
+    let prompt = match arguments.prompt.as_str() {
+        "-" => standard_input()?,
+        text => text.to_owned(),
     };
-    let mut shown = Shown { live: !context.json && std::io::stdout().is_terminal(), chars: 0 };
-    if shown.live {
-        shown.more(&show::lines(&arguments.prompt), 0)?;
+    let mut model = Model::load(&arguments.checkpoint, arguments.threads)?;
+    let dialogue = checkpoint::read_dialogue(&arguments.checkpoint)?;
+    let ids = if arguments.chat {
+        model.ids_of_chat(&dialogue, arguments.system.as_deref(), &prompt)?
+    } else {
+        model.ids_of_text(&prompt)?
+    };
+    let wishes = Wishes {
+        sampling: Sampling {
+            temperature: arguments.temperature,
+            top_p: arguments.top_p,
+            top_k: arguments.top_k,
+            tokens_max: arguments.tokens as usize,
+        },
+        seed: arguments.seed,
+        stops: arguments.stop.clone(),
+        ends: dialogue.ends,
+        when_full: if arguments.chat { WhenFull::End } else { WhenFull::Slide },
+    };
+    // Checked before anything is shown.
+    text::Stream::new(&wishes.stops)
+        .map_err(|error| Failure::usage(error.to_string(), "give another --stop"))?;
+    let mut shown = Shown::new(context.json);
+    if !arguments.chat {
+        shown.more(&prompt)?;
     }
-    let start = shown.chars;
-    let text = model.continue_text(&arguments.prompt, &wishes, &mut |text| {
-        // What steers a terminal is not for a model to say.
-        shown.more(&show::lines(text), start)
-    })?;
-    if shown.live {
-        println!();
-        return Ok(());
-    }
-    let whole = format!("{}{text}", arguments.prompt);
-    context.answer(&json!({ "prompt": arguments.prompt, "text": text }), || whole)
+    block_on(async {
+        let (_stopper, mut stop) = stop_flag(false)?;
+        let asked = stop.clone();
+        let count = ids.len();
+        let work = tokio::task::spawn_blocking(move || {
+            let mut failed = None;
+            let mut clock = Clock::start();
+            let written = model.continue_ids(&ids, &wishes, &mut |text| {
+                clock.tick();
+                failed = shown.more(text).err();
+                failed.is_none() && asked.reason().is_none() && !shown.closed
+            })?;
+            failed.map_or(Ok((written, clock.stop(), shown)), Err)
+        });
+        let late = async {
+            stop.wait().await;
+            tokio::time::sleep(GRACE).await;
+        };
+        let (written, times, shown) = tokio::select! {
+            done = work => done.map_err(|error| Failure::ours(error.to_string()))??,
+            () = late => {
+                if !context.json {
+                    println!();
+                }
+                return ending(&stop);
+            }
+        };
+        let rate = times.rate(written.tokens);
+        if context.json {
+            let answer = json!({
+                "prompt": prompt,
+                "text": written.text,
+                "prompt_tokens": count,
+                "tokens": written.tokens,
+                "ended": name(written.ending),
+                "first_text_s": times.first,
+                "tokens_per_s": rate,
+            });
+            context.answer(&answer, String::new)?;
+        } else {
+            shown.finish();
+            if context.verbose > 0 {
+                let (tokens, rate) = (written.tokens, rate.unwrap_or(0.0));
+                eprintln!("{}", words::generated(context.language, count, tokens, rate));
+            }
+        }
+        ending(&stop)
+    })
 }
 
-/// What is on the terminal already.
+/// What programs are told of the end.
+const fn name(ending: Ending) -> &'static str {
+    match ending {
+        Ending::Length => "length",
+        Ending::EndOfText => "end_of_text",
+        Ending::Stop => "stop",
+        Ending::Context => "context",
+        Ending::Asked => "interrupted",
+    }
+}
+
+/// The text on standard input, without the line end that `echo` adds.
+fn standard_input() -> Result<String, Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        let next = format!("give a text of at most {PROMPT_BYTES_MAX} bytes in UTF-8");
+        Failure::input(format!("cannot read the prompt from standard input: {error}"), next)
+    };
+    let mut bytes = Vec::new();
+    let taken = std::io::stdin().lock().take(PROMPT_BYTES_MAX + 1).read_to_end(&mut bytes);
+    taken.map_err(|error| failed(&error))?;
+    if bytes.len() as u64 > PROMPT_BYTES_MAX {
+        return Err(failed(&"it is longer"));
+    }
+    let mut text = String::from_utf8(bytes).map_err(|error| failed(&error))?;
+    if text.ends_with('\n') {
+        text.pop();
+    }
+    Ok(text)
+}
+
+/// What a person, or the next program, sees while the text grows.
 struct Shown {
-    live: bool,
-    chars: usize,
+    json: bool,
+    terminal: bool,
+    /// Whoever read has gone.
+    closed: bool,
+    /// Whether the last line has ended.
+    at_line_start: bool,
 }
 
 impl Shown {
-    /// Shows what is new of a text that grows, `offset` characters after the beginning.
-    fn more(&mut self, text: &str, offset: usize) -> Result<(), Failure> {
-        if !self.live {
+    fn new(json: bool) -> Self {
+        let terminal = std::io::stdout().is_terminal();
+        Self { json, terminal, closed: false, at_line_start: true }
+    }
+
+    /// Shows what is new.
+    fn more(&mut self, text: &str) -> Result<(), Failure> {
+        if self.json || self.closed || text.is_empty() {
             return Ok(());
         }
-        let new: String = text.chars().skip(self.chars - offset).collect();
-        self.chars += new.chars().count();
-        print!("{new}");
-        std::io::stdout().flush().at("write to", "standard output")
+        self.at_line_start = text.ends_with('\n');
+        let mut out = std::io::stdout();
+        let written = if self.terminal {
+            // What steers a terminal is not for a model to say.
+            out.write_all(show::lines(text).as_bytes())
+        } else {
+            out.write_all(text.as_bytes())
+        };
+        match written.and_then(|()| out.flush()) {
+            // Whoever read it has seen enough, as `head` does.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => self.closed = true,
+            Err(error) => return Err(Failure::io("write to", "standard output".as_ref(), &error)),
+            Ok(()) => {}
+        }
+        Ok(())
+    }
+
+    /// Ends the last line.
+    fn finish(mut self) {
+        if !self.at_line_start {
+            // Nothing is lost with a line end.
+            let _ = self.more("\n");
+        }
     }
 }
 
-/// How to continue.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Wishes {
-    pub(crate) tokens: u32,
-    pub(crate) temperature: f32,
-    pub(crate) top_p: f32,
-    pub(crate) seed: u64,
+/// When tokens came.
+struct Clock {
+    began: Instant,
+    first: Option<Instant>,
+}
+
+struct Times {
+    /// Seconds until the first text: the prompt was read then.
+    first: Option<f64>,
+    /// Seconds from there to the end.
+    rest: f64,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { began: Instant::now(), first: None }
+    }
+
+    fn tick(&mut self) {
+        self.first.get_or_insert_with(Instant::now);
+    }
+
+    fn stop(&self) -> Times {
+        let first = self.first.map(|first| (first - self.began).as_secs_f64());
+        Times { first, rest: self.first.map_or(0.0, |first| first.elapsed().as_secs_f64()) }
+    }
+}
+
+impl Times {
+    /// Tokens a second after the first.
+    fn rate(&self, tokens: usize) -> Option<f64> {
+        (tokens > 1 && self.rest > 0.0).then(|| (tokens - 1) as f64 / self.rest)
+    }
 }
 
 /// Continues `prompt` with the checkpoint in `folder` by at most `tokens` tokens, as `generate`
@@ -71,73 +221,78 @@ pub(crate) fn continue_text(
     tokens: u32,
     seed: u64,
 ) -> Result<String, Failure> {
-    let Sampling { temperature, top_p, .. } = Sampling::default();
-    let wishes = Wishes { tokens, temperature, top_p, seed };
-    Model::load(folder)?.continue_text(prompt, &wishes, &mut |_| Ok(()))
+    let sampling = Sampling { tokens_max: tokens as usize, ..Sampling::default() };
+    let wishes = Wishes { sampling, seed, when_full: WhenFull::Slide, ..Wishes::default() };
+    let mut model = Model::load(folder, None)?;
+    let ids = model.ids_of_text(prompt)?;
+    Ok(model.continue_ids(&ids, &wishes, &mut |_| true)?.text)
 }
 
 struct Model {
     engine: Fast,
-    tokenizer: suanli_engine::tokenizer::Tokenizer,
+    tokenizer: Tokenizer,
+}
+
+fn wrong(error: &dyn std::fmt::Display) -> Failure {
+    Failure::input(error.to_string(), "give another --prompt")
 }
 
 impl Model {
-    fn load(folder: &Path) -> Result<Self, Failure> {
+    fn load(folder: &Path, threads: Option<u32>) -> Result<Self, Failure> {
         let Loaded { config, params, tokenizer } = checkpoint::read(folder)?;
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let all = || std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = threads.map_or_else(all, |threads| threads as usize);
         let mut engine = Fast::new(config, threads)
             .map_err(|error| Failure::input(error.to_string(), "export the checkpoint again"))?;
         engine.params_mut().copy_from_slice(&params);
         Ok(Self { engine, tokenizer })
     }
 
-    /// Continues a text; `watch` sees it grow. When the context is full, its second half is read
-    /// again and the text goes on.
-    fn continue_text(
-        &mut self,
+    fn ids_of_text(&self, prompt: &str) -> Result<Vec<u32>, Failure> {
+        let ids = self.tokenizer.encode(prompt.as_bytes()).map_err(|error| wrong(&error))?;
+        Self::not_empty(ids)
+    }
+
+    /// The ids of what the user says, and before it perhaps the system, as the model's own
+    /// template writes it.
+    fn ids_of_chat(
+        &self,
+        dialogue: &Dialogue,
+        system: Option<&str>,
         prompt: &str,
-        wishes: &Wishes,
-        watch: &mut dyn FnMut(&str) -> Result<(), Failure>,
-    ) -> Result<String, Failure> {
-        let wrong = |error: &dyn std::fmt::Display| {
-            Failure::input(error.to_string(), "give another --prompt")
+    ) -> Result<Vec<u32>, Failure> {
+        let Some(template) = &dialogue.template else {
+            let what = "the checkpoint has no chat template: its model continues texts only";
+            return Err(Failure::input(what, "leave out --chat, or take a model made for chats"));
         };
-        let mut ids = self.tokenizer.encode(prompt.as_bytes()).map_err(|error| wrong(&error))?;
+        if prompt.is_empty() {
+            return Self::not_empty(Vec::new());
+        }
+        let system = system.map(|text| Message::new("system", text));
+        let messages: Vec<Message> =
+            system.into_iter().chain([Message::new("user", prompt)]).collect();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let text = template
+            .render(&messages, now.map_or(0, |now| now.as_secs()))
+            .map_err(|error| Failure::input(error.to_string(), "see the model's card"))?;
+        let ids = self.tokenizer.encode_with_special(text.as_bytes());
+        Self::not_empty(ids.map_err(|error| wrong(&error))?)
+    }
+
+    fn not_empty(ids: Vec<u32>) -> Result<Vec<u32>, Failure> {
         if ids.is_empty() {
             return Err(Failure::usage("the prompt is empty", "give a text: --prompt TEXT"));
         }
-        let context = self.engine.config().context;
-        let mut made = Vec::new();
-        let mut failed = None;
-        let mut left = wishes.tokens as usize;
-        let mut seed = wishes.seed;
-        while left > 0 && failed.is_none() {
-            // Room for at least one more.
-            let keep = if ids.len() < context { ids.len() } else { (context / 2).max(1) };
-            let seen = ids.split_off(ids.len() - keep);
-            let settings =
-                Sampling { temperature: wishes.temperature, top_p: wishes.top_p, tokens_max: left };
-            let (tokenizer, before) = (&self.tokenizer, left);
-            let mut new = Vec::new();
-            let mut emit = |id| {
-                new.push(id);
-                left -= 1;
-                let pushed = tokenizer.push_token(id, &mut made).map_err(|error| wrong(&error));
-                let shown = pushed.and_then(|()| watch(&String::from_utf8_lossy(&made)));
-                failed = failed.take().or(shown.err());
-                failed.is_none() && left > 0
-            };
-            self.engine.generate(&seen, &settings, seed, &mut emit).map_err(|e| wrong(&e))?;
-            ids = seen;
-            ids.extend(new);
-            seed = seed.wrapping_add(1);
-            if left == before {
-                break;
-            }
-        }
-        match failed {
-            Some(failure) => Err(failure),
-            None => Ok(String::from_utf8_lossy(&made).into_owned()),
-        }
+        Ok(ids)
+    }
+
+    fn continue_ids(
+        &mut self,
+        ids: &[u32],
+        wishes: &Wishes,
+        watch: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<Written, Failure> {
+        text::continue_text(&mut self.engine, &self.tokenizer, ids, wishes, watch)
+            .map_err(|error| wrong(&error))
     }
 }

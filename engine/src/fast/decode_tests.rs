@@ -63,7 +63,7 @@ fn read_in(engine: &mut Fast, ids: &[u32], cuts: &[usize]) -> Vec<Vec<u32>> {
     pieces
         .into_iter()
         .map(|piece| {
-            engine.read(piece);
+            engine.read_on(piece);
             bits(engine.last_logits())
         })
         .collect()

@@ -193,7 +193,7 @@ impl Fast {
         self.weights.pack(&self.params, &mut self.pool, cancel)
     }
 
-    /// Begins a new text: what [`Reader::read`] then reads goes on from nothing.
+    /// Begins a new text: what [`Reader::read_on`] then reads goes on from nothing.
     fn begin(&mut self) -> Result<(), StepError> {
         self.pack_merged()?;
         self.decoder.start();
@@ -446,7 +446,7 @@ impl Engine for Fast {
 }
 
 impl Reader for Fast {
-    fn read(&mut self, ids: &[u32]) {
+    fn read_on(&mut self, ids: &[u32]) {
         self.plan.reach(self.decoder.reach(&self.plan, ids.len()));
         let Self { k, plan, pool, params, weights, decoder, .. } = self;
         decoder.read(&mut Model { k: *k, plan, weights, params, pool }, ids);

@@ -355,7 +355,7 @@ struct Rereader<'a, T: Float> {
 }
 
 impl<T: Float> Reader for Rereader<'_, T> {
-    fn read(&mut self, ids: &[u32]) {
+    fn read_on(&mut self, ids: &[u32]) {
         self.ids.extend(ids);
         let trace = self.model.forward(&self.params, &self.ids, &|| true);
         let logits = trace.map(|trace| trace.logits).unwrap_or_default();
