@@ -1,6 +1,8 @@
-//! The engine against PyTorch: the same decoder, the same batch, steps in turns in one run.
+//! The engine against PyTorch: the same decoder, the same batch or prompt, in turns in one run.
 
+mod generate;
 mod matmul;
+mod read;
 mod scale;
 mod side;
 mod train;
@@ -11,7 +13,14 @@ use crate::RowSpec;
 
 /// Every row, in the order in which they are measured.
 pub fn rows() -> Vec<RowSpec> {
-    vec![train::two_threads(), train::one_thread(), train::avx2(), matmul::row(), scale::row()]
+    vec![
+        train::two_threads(),
+        train::one_thread(),
+        train::avx2(),
+        matmul::row(),
+        scale::row(),
+        generate::row(),
+    ]
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
+
+use super::generate::Speech;
 use suanli_base::Random;
 use suanli_engine::{Batch, Cancel, Engine, Fast, ModelConfig, StepSettings, initial_params};
 
@@ -17,6 +19,15 @@ use suanli_engine::{Batch, Cancel, Engine, Fast, ModelConfig, StepSettings, init
 pub const SIDE: &str = "engine-side";
 /// The Python that has torch.
 const PYTHON: &str = "SUANLI_PYTHON";
+
+/// What our side does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Work {
+    /// Steps of training.
+    Train(Load),
+    /// Texts of a checkpoint.
+    Generate(Speech),
+}
 
 /// What is trained, and on how many threads.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -59,20 +70,32 @@ pub(super) struct Answer {
 impl Side {
     /// Our engine with a kernel, or with the best this CPU has.
     pub(super) fn ours(load: &Load, kernel: Option<&str>) -> Result<Self> {
-        let mut command = Command::new(std::env::current_exe().context("find this program")?);
-        command.arg(SIDE).arg(serde_json::to_string(load)?);
+        let mut command = Self::this(&Work::Train(load.clone()))?;
         if let Some(kernel) = kernel {
             command.env("SUANLI_KERNEL", kernel);
         }
         Self::start(&mut command)
     }
 
+    /// This program as the side that does `work`.
+    pub(super) fn this(work: &Work) -> Result<Command> {
+        let mut command = Command::new(std::env::current_exe().context("find this program")?);
+        command.arg(SIDE).arg(serde_json::to_string(work)?);
+        Ok(command)
+    }
+
+    /// A script of `tests` as the other side; nothing when no Python with torch was named.
+    pub(super) fn script(name: &str) -> Option<Command> {
+        let mut command = Command::new(std::env::var_os(PYTHON)?);
+        command.arg(root().join("tests").join(name));
+        Some(command)
+    }
+
     /// PyTorch, compiled; nothing when no Python with torch was named.
     pub(super) fn torch(load: &Load, avx2: bool) -> Result<Option<Self>> {
-        let Some(python) = std::env::var_os(PYTHON) else { return Ok(None) };
+        let Some(mut command) = Self::script("torch_speed.py") else { return Ok(None) };
         let c = &load.model;
-        let mut command = Command::new(python);
-        command.arg(root().join("tests").join("torch_speed.py")).arg("--compile");
+        command.arg("--compile");
         for (name, value) in [
             ("--vocab", c.vocab),
             ("--hidden", c.hidden),
@@ -98,7 +121,8 @@ impl Side {
         format!("needs Python with torch: set {PYTHON}")
     }
 
-    fn start(command: &mut Command) -> Result<Self> {
+    /// Starts a side and waits until it is warm.
+    pub(super) fn start(command: &mut Command) -> Result<Self> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("start {command:?}"))?;
         let orders = child.stdin.take().context("a piped standard input")?;
@@ -134,12 +158,18 @@ impl Drop for Side {
     }
 }
 
-/// Our side: trains as told until standard input ends.
+/// Our side: does as told until standard input ends.
 ///
 /// # Errors
-/// When the load cannot be trained or the other end is gone.
-pub fn serve(load: &str) -> Result<()> {
-    let load: Load = serde_json::from_str(load).context("read the load")?;
+/// When the work cannot be done or the other end is gone.
+pub fn serve(work: &str) -> Result<()> {
+    match serde_json::from_str(work).context("read the work")? {
+        Work::Train(load) => train(&load),
+        Work::Generate(speech) => speech.serve(),
+    }
+}
+
+fn train(load: &Load) -> Result<()> {
     let mut engine = Fast::new(load.model.clone(), load.threads)?;
     engine.params_mut().copy_from_slice(&initial_params(&load.model, 0));
     let (tokens, mut random) = (load.tokens(), Random::new(1));
@@ -164,7 +194,11 @@ pub fn serve(load: &str) -> Result<()> {
     for _ in 0..3 {
         step()?;
     }
-    let parameters = load.model.parameters();
+    answer(load.model.parameters(), step)
+}
+
+/// Says that this side is warm, then answers every order.
+pub(super) fn answer(parameters: usize, mut step: impl FnMut() -> Result<f64>) -> Result<()> {
     println!("{}", serde_json::json!({ "ready": "suanli", "parameters": parameters }));
     for line in std::io::stdin().lines() {
         let count: usize = line?.trim().parse().context("a number of steps")?;

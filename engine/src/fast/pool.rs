@@ -193,11 +193,6 @@ impl<T> Parts<T> {
         Self { start: buffer.as_mut_ptr(), len: buffer.len() }
     }
 
-    /// How many elements it has.
-    pub(super) const fn len(&self) -> usize {
-        self.len
-    }
-
     /// A part to change.
     ///
     /// # Safety
