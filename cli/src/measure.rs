@@ -3,7 +3,9 @@
 use crate::exit::Failure;
 use std::time::{Duration, Instant};
 use suanli_base::Random;
-use suanli_engine::{Activations, Batch, Cancel, Engine as _, Fast, StepSettings, initial_params};
+use suanli_engine::{
+    Activations, Batch, Cancel, Engine as _, Fast, StepSettings, Storage, initial_params,
+};
 use suanli_store::job_file::JobFile;
 
 /// Long enough for a few steps of a small model.
@@ -22,7 +24,7 @@ pub(crate) fn tokens_per_s(job: &JobFile, threads: usize) -> Result<f64, Failure
     let sequences = job.training.batch_sequences as usize;
     let length = job.model.context;
     let tokens = sequences.saturating_mul(length);
-    let memory = config.training_memory_bytes(sequences, length, Activations::Kept);
+    let memory = config.training_memory_bytes(sequences, length, Activations::Kept, Storage::F32);
     if memory > MEMORY_BYTES_MAX {
         return Err(Failure::usage(
             format!("the model is too large to measure its speed in passing: {memory} bytes"),

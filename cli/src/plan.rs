@@ -88,8 +88,12 @@ impl Plan {
         let tokens = tokens_a_replica.saturating_mul(replicas).saturating_mul(rounds);
         let (up, down) = (update, update + data);
         let sequences = usize::try_from(step_samples).unwrap_or(usize::MAX);
-        let training =
-            model.training_memory_bytes(sequences, model.context, suanli_engine::Activations::Kept);
+        let training = model.training_memory_bytes(
+            sequences,
+            model.context,
+            suanli_engine::Activations::Kept,
+            suanli_engine::Storage::F32,
+        );
         // Beside the engine: base parameters, residual, update and payload of the agent.
         let memory = training + 8 * p + 2 * payload;
         let transfer =

@@ -32,6 +32,18 @@ pub enum Activations {
     Recomputed,
 }
 
+/// How the matrices that kernels read, and what the way forward keeps, are held. It decides bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Storage {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// bfloat16, rounded to nearest, ties to even: half the memory. Sums, the master copy of the
+    /// parameters, gradients and moments stay in 32 bits.
+    Bf16,
+}
+
 /// The sizes of a decoder of the Llama shape.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -326,24 +338,34 @@ impl ModelConfig {
         sequences: usize,
         length: usize,
         activations: Activations,
+        storage: Storage,
     ) -> u64 {
         let (d, qkv, ffn, query) = (self.hidden, self.qkv_width(), self.ffn, self.query_width());
         let heads = if self.qk_norm { query + self.kv_width() } else { 0 };
         let tokens = sequences.saturating_mul(length);
         let group = tokens.min((GROUP_TOKENS / length.max(1)).max(1).saturating_mul(length));
         let inside = d + qkv + heads + query + 2 * ffn + 2 * self.heads + 2;
-        let kept = match activations {
-            Activations::Kept => self.layers * (d + inside),
-            Activations::Recomputed => self.layers * d + inside,
+        // In half words a token: what each layer keeps, and the set that is worked on.
+        let kept = match (storage, activations) {
+            (Storage::F32, Activations::Kept) => 2 * self.layers * (d + inside),
+            (Storage::F32, Activations::Recomputed) => 2 * (self.layers * d + inside),
+            (Storage::Bf16, Activations::Kept) => {
+                self.layers * (d + inside + 2 * self.heads) + 2 * (2 * d + inside)
+            }
+            (Storage::Bf16, Activations::Recomputed) => self.layers * d + 2 * (2 * d + inside),
+        };
+        let packed = match storage {
+            Storage::F32 => 2 * self.parameters(),
+            Storage::Bf16 => self.parameters(),
         };
         let shared = 9 * d + query + qkv + heads + ffn + 2;
         let logits = group.saturating_mul(self.vocab).min(LOGITS_MAX);
         let layer = (qkv + query) * d + 3 * ffn * d;
         let back = layer.max(self.vocab * d);
-        let floats = (5 * self.parameters() + back + logits)
-            .saturating_add(group.saturating_mul(kept + shared))
-            .saturating_add(tokens.saturating_mul(d));
-        4 * floats as u64
+        let halves = (8 * self.parameters() + packed + 2 * (back + logits))
+            .saturating_add(group.saturating_mul(kept + 2 * shared))
+            .saturating_add(tokens.saturating_mul(2 * d));
+        2 * halves as u64
     }
 
     /// Every tensor in the order of the flat buffer.

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use suanli_base::Random;
 use suanli_engine::{
     Activations, Batch, Cancel, Engine, Fast, KernelChoice, Lora, Loss, ModelConfig, Objective,
-    Pair, Part, Reference, RopeScaling, Sampling, Settings, State, StepError, StepSettings, Target,
-    Task, initial_params,
+    Pair, Part, Reference, RopeScaling, Sampling, Settings, State, StepError, StepSettings,
+    Storage, Target, Task, initial_params,
 };
 use suanli_params::Space;
 
@@ -424,7 +424,7 @@ fn threads_kernels_and_activations_do_not_change_a_bit() {
         for kernel in CHOICES {
             for threads in 1..=3 {
                 let activations = [Activations::Kept, Activations::Recomputed][threads % 2];
-                let settings = Settings { threads, kernel, activations };
+                let settings = Settings { threads, kernel, activations, ..Settings::default() };
                 let Some(mut engine) = fast_with(&config, &settings, 1) else {
                     println!("skipped: this CPU has no {kernel:?}");
                     continue;
@@ -435,6 +435,44 @@ fn threads_kernels_and_activations_do_not_change_a_bit() {
                 );
             }
         }
+    }
+}
+
+/// Half the memory has bits of its own, and they are as fixed; what it learns is near.
+#[test]
+fn storage_in_bfloat16_has_its_own_bits_and_learns_the_same() {
+    for config in architectures() {
+        let text = Text::new(&config, 30, 20, 1);
+        let run = |settings: &Settings| {
+            let mut engine = fast_with(&config, settings, 1)?;
+            let class = engine.capabilities().numeric_class;
+            Some((fingerprint(&mut engine, &text), class))
+        };
+        let whole = run(&Settings::default()).unwrap();
+        let storage = Storage::Bf16;
+        let expected = run(&Settings { storage, ..Settings::default() });
+        assert_eq!(expected.as_ref().unwrap().1, "bf16-chain-1");
+        assert_ne!(expected.as_ref().unwrap().0, whole.0);
+        for kernel in CHOICES {
+            for (threads, activations) in
+                [(1, Activations::Kept), (2, Activations::Recomputed), (8, Activations::Kept)]
+            {
+                let settings = Settings { threads, kernel, activations, storage };
+                let found = run(&settings);
+                assert!(found.is_none() || found == expected, "{settings:?} {config:?}");
+            }
+        }
+        let [near, plain] = [Storage::Bf16, Storage::F32].map(|storage| {
+            let settings = Settings { storage, ..Settings::default() };
+            let mut engine = fast_with(&config, &settings, 1).unwrap();
+            let steps = (0..20).map(|_| {
+                let step = StepSettings { lr: 3e-3, ..StepSettings::default() };
+                engine.step(&text.batch().into(), &step, &Cancel::new()).unwrap().loss
+            });
+            steps.collect::<Vec<f32>>()
+        });
+        assert!((near[0] - plain[0]).abs() < 0.02 * plain[0], "{near:?} {plain:?}");
+        assert!((near[19] - plain[19]).abs() < 0.1 * plain[19], "{near:?} {plain:?}");
     }
 }
 
@@ -460,7 +498,7 @@ fn fifty_steps_end_in_the_same_bits_on_any_threads_kernel_and_memory() {
         for kernel in CHOICES {
             for threads in [1, 2, 3, 8] {
                 for activations in [Activations::Kept, Activations::Recomputed] {
-                    let settings = Settings { threads, kernel, activations };
+                    let settings = Settings { threads, kernel, activations, ..Settings::default() };
                     // Slow where multiply-adds are function calls: its corners are enough.
                     let corner = (threads == 8) == (activations == Activations::Recomputed);
                     if kernel == KernelChoice::Portable && !(corner && threads % 7 == 1) {

@@ -7,7 +7,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use suanli_engine::{
-    Activations, Batch, Cancel, Engine, Fast, ModelConfig, Sampling, StepSettings, initial_params,
+    Activations, Batch, Cancel, Engine, Fast, ModelConfig, Sampling, Settings, StepSettings,
+    Storage, initial_params,
 };
 
 struct Counting;
@@ -59,19 +60,29 @@ fn a_step_allocates_nothing_after_the_first_and_the_whole_is_as_large_as_said() 
         weights: &weights,
     };
     let start = initial_params(&config, 0);
-    let before = BYTES.load(Ordering::Relaxed);
-    let mut engine = Fast::new(config.clone(), 2).unwrap();
-    engine.params_mut().copy_from_slice(&start);
-    let (settings, cancel) = (StepSettings::default(), Cancel::new());
-    engine.step(&batch.into(), &settings, &cancel).unwrap();
-    let held = (BYTES.load(Ordering::Relaxed) - before) as f64;
-    let said = config.training_memory_bytes(4, config.context, Activations::Kept) as f64;
-    assert!((0.9..1.05).contains(&(held / said)), "{held} bytes held, {said} said");
-    let calls = CALLS.load(Ordering::Relaxed);
-    for _ in 0..3 {
-        engine.step(&batch.into(), &settings, &cancel).unwrap();
+    let mut sizes = Vec::new();
+    for storage in [Storage::F32, Storage::Bf16] {
+        for activations in [Activations::Kept, Activations::Recomputed] {
+            let before = BYTES.load(Ordering::Relaxed);
+            let settings = Settings { threads: 2, activations, storage, ..Settings::default() };
+            let mut engine = Fast::with(config.clone(), &settings).unwrap();
+            engine.params_mut().copy_from_slice(&start);
+            let (step, cancel) = (StepSettings::default(), Cancel::new());
+            engine.step(&batch.into(), &step, &cancel).unwrap();
+            let held = BYTES.load(Ordering::Relaxed) - before;
+            let said = config.training_memory_bytes(4, config.context, activations, storage);
+            let ratio = held as f64 / said as f64;
+            assert!((0.9..1.05).contains(&ratio), "{held} held, {said} said: {settings:?}");
+            let calls = CALLS.load(Ordering::Relaxed);
+            for _ in 0..3 {
+                engine.step(&batch.into(), &step, &cancel).unwrap();
+            }
+            assert_eq!(CALLS.load(Ordering::Relaxed), calls, "{settings:?}");
+            sizes.push(held);
+        }
     }
-    assert_eq!(CALLS.load(Ordering::Relaxed), calls);
+    let [kept, again, half, half_again] = sizes[..] else { panic!("four ways") };
+    assert!(again < kept && half < kept && half_again < half && half_again < again, "{sizes:?}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use suanli_base::{Hash, Random, Tokens};
 use suanli_bus::{DataSpec, JOB_FORMAT, JobSpec, Replicas, Schedule, Shape, ShardSpec, Training};
-use suanli_engine::{Activations, Engine, ModelConfig, Reference, initial_params};
+use suanli_engine::{Activations, Engine, ModelConfig, Reference, Storage, initial_params};
 use suanli_params::{BYTE_CHUNK, Codec};
 use suanli_rdpa::RegionInfo;
 
@@ -84,6 +84,7 @@ impl TinyJob {
                 1,
                 config.context,
                 Activations::Kept,
+                Storage::F32,
             ),
             theta_root: roots[1],
             tokenizer: roots[0],

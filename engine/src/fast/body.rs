@@ -6,7 +6,7 @@
 use crate::math::exp;
 pub(super) use crate::sampling::odds;
 
-pub(super) use super::vector::vector;
+pub(super) use super::vector::{vector, vector_half};
 
 const LANES: usize = 16;
 
@@ -183,6 +183,39 @@ pub(super) fn cross_entropy(row: &mut [f32], target: usize, factor: f32) -> (f32
     }
     row[target] -= factor;
     (shift, sum)
+}
+
+/// Rounds to the nearest bfloat16, ties to even, and stays in 32 bits.
+#[inline(always)]
+pub(super) fn round(x: &mut [f32]) {
+    for x in x {
+        *x = f32::from_bits(u32::from(half(*x)) << 16);
+    }
+}
+
+/// The nearest bfloat16, ties to even; what is no number stays none.
+#[inline(always)]
+pub(super) fn half(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1));
+    let bits = if bits & 0x7FFF_FFFF > 0x7F80_0000 { bits | 0x0040_0000 } else { rounded };
+    (bits >> 16) as u16
+}
+
+/// Takes up bfloat16.
+#[inline(always)]
+pub(super) fn widen(x: &[u16], out: &mut [f32]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = f32::from_bits(u32::from(*x) << 16);
+    }
+}
+
+/// Lays down as bfloat16.
+#[inline(always)]
+pub(super) fn narrow(x: &[f32], out: &mut [u16]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = half(*x);
+    }
 }
 
 /// `x += y`.

@@ -9,11 +9,13 @@
 
 use core::ops::Range;
 
-use super::kernel::{Kernels, Product, Start};
+use crate::config::Storage;
+
+use super::kernel::{INNER, Kernels, Product, Start};
 use super::pass::Plan;
 use super::pool::{Parts, Pool};
 use super::tile::COLUMNS;
-use super::weights::{Matrix, Weights};
+use super::weights::{Factor, Matrix, Weights};
 
 /// Rows that are read at a time: a block's share of a matrix stays in the second cache.
 const ROWS: usize = 128;
@@ -197,36 +199,60 @@ fn apply(
     start: Start,
 ) {
     let (k, n, inner) = (model.k, matrix.rows, matrix.columns);
-    let right = model.weights.forward(matrix);
+    let factor = model.weights.forward(matrix);
     let add = start == Start::Here;
-    let bytes = 4 * COLUMNS * inner;
+    let width = if matches!(factor, Factor::F32(_)) { 4 } else { 2 };
+    let bytes = width * COLUMNS * inner;
     // SAFETY: nobody writes the left factor while it is read here.
     let left = unsafe { x.read(0..rows * inner) };
     share(model.pool, n.div_ceil(COLUMNS), bytes, &|_, panels| {
         let columns = panels.start * COLUMNS..(panels.end * COLUMNS).min(n);
-        let data = &right.data[panels.start * right.panel..panels.end * right.panel];
+        let panel = COLUMNS * inner;
+        let range = panels.start * panel..panels.end * panel;
         if rows == 1 {
             // SAFETY: these columns belong to this task alone.
-            k.vector(left, data, unsafe { out.part(columns) }, add);
-            return;
+            let out = unsafe { out.part(columns) };
+            return match factor {
+                Factor::F32(right) => k.vector(left, &right.data[range], out, add),
+                Factor::Bf16(right) => k.vector_half(left, &right[range], out, add),
+            };
         }
         assert!(rows * n <= out.len(), "C is as large as said");
-        let product = Product {
+        let product = |first: usize, columns: Range<usize>, k: usize, b: *const f32, add| Product {
             m: rows,
             n: columns.len(),
-            k: inner,
-            a: left.as_ptr(),
+            k,
+            a: left[first..].as_ptr(),
             a_row: inner,
             a_column: 1,
-            b: data.as_ptr(),
-            b_panel: right.panel,
-            b_row: right.row,
+            b,
+            b_panel: panel,
+            b_row: COLUMNS,
             c: out.at(columns.start),
             c_row: n,
             add,
         };
-        // SAFETY: A, B and C were measured; these columns of C belong to this task alone.
-        unsafe { k.product(&product) }
+        match factor {
+            Factor::F32(right) => {
+                let b = right.data[range].as_ptr();
+                // SAFETY: A, B and C were measured; these columns of C belong to this task alone.
+                unsafe { k.product(&product(0, columns, inner, b, add)) }
+            }
+            Factor::Bf16(right) => {
+                let mut strip = [0.0; INNER * COLUMNS];
+                for column in columns.clone().step_by(COLUMNS) {
+                    for first in (0..inner).step_by(INNER) {
+                        let length = (inner - first).min(INNER);
+                        let at = column * inner + first * COLUMNS;
+                        k.widen(&right[at..at + length * COLUMNS], &mut strip);
+                        let columns = column..columns.end.min(column + COLUMNS);
+                        let b = strip.as_ptr();
+                        // SAFETY: as above; the strip was just filled.
+                        unsafe { k.product(&product(first, columns, length, b, add || first > 0)) }
+                    }
+                }
+            }
+        }
     });
 }
 
@@ -256,6 +282,7 @@ impl Block<'_, '_> {
         for (x, id) in x.chunks_mut(d).zip(ids) {
             let at = *id as usize * d;
             x.copy_from_slice(&self.model.params[at..at + d]);
+            self.model.plan.store(&self.model.k, x);
         }
     }
 
@@ -268,11 +295,26 @@ impl Block<'_, '_> {
         apply(self.model, &matrices.qkv, rows, (h, self.qkv), start);
         self.keep(layer, pages);
         self.attend(layer, pages);
+        let (d, query) = (self.model.plan.config.hidden, self.model.plan.heads.query);
+        self.store(y, query);
         apply(self.model, &matrices.out, rows, (y, x), Start::Here);
+        self.store(x, d);
         self.norm(places.norm2);
         apply(self.model, &matrices.gate_up, rows, (h, self.gate_up), Start::Zero);
         self.activate();
         apply(self.model, &matrices.down, rows, (self.act, x), Start::Here);
+        self.store(x, d);
+    }
+
+    /// Rounds rows of `width` to what storage has.
+    fn store(&mut self, values: Parts<f32>, width: usize) {
+        if self.model.plan.storage == Storage::F32 {
+            return;
+        }
+        self.each_row(width, |k, plan, _, row| {
+            // SAFETY: this row belongs to this task alone.
+            plan.store(k, unsafe { values.part(row * width..(row + 1) * width) });
+        });
     }
 
     /// Calls `task` for every row, on any thread; a row reads some `width` elements.
@@ -310,14 +352,15 @@ impl Block<'_, '_> {
     /// `act` becomes the feed-forward part's middle.
     fn activate(&mut self) {
         let (gate_up, act, ffn) = (self.gate_up, self.act, self.model.plan.config.ffn);
-        self.each_row(2 * ffn, |k, _, _, row| {
+        self.each_row(2 * ffn, |k, plan, _, row| {
             // SAFETY: this row belongs to this task alone.
             let (gate_up, act) = unsafe {
                 (
-                    gate_up.read(2 * row * ffn..2 * (row + 1) * ffn),
+                    gate_up.part(2 * row * ffn..2 * (row + 1) * ffn),
                     act.part(row * ffn..(row + 1) * ffn),
                 )
             };
+            plan.store(k, gate_up);
             let (gate, up) = gate_up.split_at(ffn);
             k.swiglu(gate, up, act);
         });
@@ -348,8 +391,7 @@ impl Block<'_, '_> {
                     scales.part(row * all..(row + 1) * all),
                 )
             };
-            plan.norm_heads(k, (params, layer), qkv, raw, scales);
-            plan.rotate(k, qkv, t, 1.0);
+            plan.turn(k, (params, layer), qkv, t, (raw, scales));
             let (page, slot) =
                 (parts[t / paper.positions - first / paper.positions], t % paper.positions);
             let (keys, values) = qkv[heads.query..].split_at(paper.kv_width);

@@ -142,6 +142,10 @@ kernels! {
     fn cross_entropy(row: &mut [f32], target: usize, factor: f32) -> (f32, f32);
     fn add(x: &mut [f32], y: &[f32]);
     fn vector(x: &[f32], panels: &[f32], out: &mut [f32], add: bool);
+    fn vector_half(x: &[f32], panels: &[u16], out: &mut [f32], add: bool);
+    fn round(x: &mut [f32]);
+    fn widen(x: &[u16], out: &mut [f32]);
+    fn narrow(x: &[f32], out: &mut [u16]);
     fn odds(logits: &[f32], greatest: f32, temperature: f32, out: &mut [f32]);
     fn adam(s: &Adam, params: &mut [f32], grads: &[f32], m: &mut [f32], v: &mut [f32]);
 }
@@ -297,6 +301,33 @@ pub(super) enum Start {
 }
 
 impl Kernels {
+    /// C = or += A times B, where B is packed in bfloat16: a strip at a time is widened in the first
+    /// cache, and its rows pass by.
+    pub(super) fn multiply_half(
+        &self,
+        shape: Shape,
+        a: Left<'_>,
+        b: &[u16],
+        (c, c_row): (&mut [f32], usize),
+        start: Start,
+    ) {
+        let mut strip = [0.0; INNER * COLUMNS];
+        let Shape { m, n, k } = shape;
+        for first in (0..k).step_by(INNER) {
+            let inner = (k - first).min(INNER);
+            let start = if first == 0 { start } else { Start::Here };
+            let a = Left { data: &a.data[first * a.column..], ..a };
+            for column in (0..n).step_by(COLUMNS) {
+                let at = column * k + first * COLUMNS;
+                let strip = &mut strip[..inner * COLUMNS];
+                self.widen(&b[at..at + inner * COLUMNS], strip);
+                let shape = Shape { m, n: (n - column).min(COLUMNS), k: inner };
+                let out = (&mut c[column..], c_row);
+                self.multiply(shape, a, Right::packed(strip, inner), out, start);
+            }
+        }
+    }
+
     /// C = or += A times B, where rows of C are `c_row` apart.
     pub(super) fn multiply(
         &self,

@@ -10,6 +10,7 @@ mod adapter;
 mod attention;
 mod back;
 mod body;
+mod buffers;
 mod decode;
 mod kernel;
 mod measure;
@@ -21,7 +22,7 @@ mod weights;
 
 use suanli_params::{Space, chunk_count, chunk_range, sum_of_squares};
 
-use crate::config::{Activations, ModelConfig};
+use crate::config::{Activations, ModelConfig, Storage};
 use crate::lora::Lora;
 use crate::math::power64;
 use crate::sampling::Reader;
@@ -36,16 +37,19 @@ pub use measure::Matmul;
 
 use adapter::Adapter;
 use body::Adam;
+use buffers::{Buffers, Way};
 use decode::{Decoder, Model};
 use kernel::{Kernels, Start};
-use pass::{Buffers, Input, Pass, Plan, Way, groups};
+use pass::{Input, Pass, Plan, groups};
 use pool::{Parts, Pool};
 use weights::Weights;
 
 /// The arithmetic of this engine. A change of any bit of a result is a new name.
 pub const NUMERIC_CLASS: &str = "f32-chain-1";
+/// The same with [`Storage::Bf16`].
+pub const NUMERIC_CLASS_BF16: &str = "bf16-chain-1";
 
-/// How to work. Bits depend on none of it.
+/// How to work. Bits depend on the storage alone.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// Threads; 0 means 1.
@@ -54,12 +58,14 @@ pub struct Settings {
     pub kernel: KernelChoice,
     /// What the way forward keeps.
     pub activations: Activations,
+    /// How it and the matrices are held. This alone decides bits.
+    pub storage: Storage,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let (kernel, activations) = (KernelChoice::Best, Activations::Kept);
-        Self { threads: 1, kernel, activations }
+        Self { threads: 1, kernel, activations, storage: Storage::F32 }
     }
 }
 
@@ -106,12 +112,12 @@ impl Fast {
             adapter: None,
             grads: Vec::new(),
             moments: Moments::new(len),
-            weights: Weights::new(&config),
+            weights: Weights::new(&config, settings.storage),
             slopes: Vec::new(),
             buffers: Buffers::default(),
             decoder: Decoder::default(),
             squares: vec![0.0; chunk_count(len)],
-            plan: Plan::new(config, settings.activations),
+            plan: Plan::new(config, settings.activations, settings.storage),
             space,
         })
     }
@@ -320,7 +326,10 @@ impl Engine for Fast {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            numeric_class: NUMERIC_CLASS,
+            numeric_class: match self.plan.storage {
+                Storage::F32 => NUMERIC_CLASS,
+                Storage::Bf16 => NUMERIC_CLASS_BF16,
+            },
             kernel: self.k.name(),
             threads: self.pool.threads(),
             build: env!("CARGO_PKG_VERSION"),

@@ -8,7 +8,7 @@
 
 use core::ops::Range;
 
-use crate::config::{Activations, GROUP_TOKENS, LOGITS_MAX, ModelConfig, Places};
+use crate::config::{Activations, GROUP_TOKENS, LOGITS_MAX, ModelConfig, Places, Storage};
 use crate::lora::Group;
 use crate::math::ln64;
 use crate::rotary::Rotary;
@@ -16,10 +16,11 @@ use crate::task::Batch;
 use crate::traits::{Cancel, Loss, StepError};
 
 use super::adapter::View;
-use super::attention::{self, Heads, Place, Room, Rows};
-use super::kernel::{INNER, Kernels, Left, Shape, Start};
+use super::attention::{self, Heads, Place, Rows};
+use super::buffers::{Buffers, KeptParts, Scratch, Stowed, Way};
+use super::kernel::{Kernels, Left, Shape, Start};
 use super::pool::{Parts, Pool};
-use super::weights::{Matrix, Weights};
+use super::weights::{Factor, Matrix, Weights};
 
 /// Rows of a task.
 pub(super) const BLOCK: usize = 64;
@@ -56,6 +57,7 @@ pub(super) struct Plan {
     pub(super) heads: Heads,
     pub(super) places: Places,
     pub(super) activations: Activations,
+    pub(super) storage: Storage,
     rotary: Rotary,
     /// Of every position up to the longest text seen.
     cosines: Vec<f32>,
@@ -63,9 +65,10 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(config: ModelConfig, activations: Activations) -> Self {
+    pub(super) fn new(config: ModelConfig, activations: Activations, storage: Storage) -> Self {
         Self {
             activations,
+            storage,
             heads: Heads::new(&config),
             places: config.places(),
             rotary: Rotary::new(&config),
@@ -86,9 +89,34 @@ impl Plan {
         }
     }
 
+    /// What is kept of `values`: themselves, or the nearest numbers that storage has.
+    pub(super) fn store(&self, k: &Kernels, values: &mut [f32]) {
+        if self.storage == Storage::Bf16 {
+            k.round(values);
+        }
+    }
+
+    /// From the product of one row with q, k, v to what attention reads: norms where the model has
+    /// them, then the rotation.
+    pub(super) fn turn(
+        &self,
+        k: &Kernels,
+        at: (&[f32], usize),
+        row: &mut [f32],
+        position: usize,
+        (raw, scales): (&mut [f32], &mut [f32]),
+    ) {
+        if !raw.is_empty() {
+            self.store(k, row);
+        }
+        self.norm_heads(k, at, row, raw, scales);
+        self.rotate(k, row, position, 1.0);
+        self.store(k, row);
+    }
+
     /// Norms the queries and keys of one row where the model does, head by head; `raw` takes them
     /// as they were, `scales` what the way back needs. Both are empty when the model does not.
-    pub(super) fn norm_heads(
+    fn norm_heads(
         &self,
         k: &Kernels,
         (params, layer): (&[f32], usize),
@@ -125,163 +153,8 @@ impl Plan {
     }
 }
 
-/// What a layer keeps for the way back, but for the stream before it.
-#[derive(Default)]
-struct Kept {
-    /// The residual stream in its middle.
-    middle: Vec<f32>,
-    qkv: Vec<f32>,
-    /// Queries and keys before their own norm, for models that have it, and its scales.
-    raw: Vec<f32>,
-    head_scales: Vec<f32>,
-    y: Vec<f32>,
-    gate_up: Vec<f32>,
-    scale1: Vec<f32>,
-    scale2: Vec<f32>,
-    sums: Vec<(f32, f32)>,
-}
-
-/// The same, as tasks see it.
-#[derive(Clone, Copy)]
-pub(super) struct KeptParts {
-    pub(super) x: Parts<f32>,
-    pub(super) middle: Parts<f32>,
-    pub(super) qkv: Parts<f32>,
-    pub(super) raw: Parts<f32>,
-    pub(super) head_scales: Parts<f32>,
-    pub(super) y: Parts<f32>,
-    pub(super) gate_up: Parts<f32>,
-    pub(super) scale1: Parts<f32>,
-    pub(super) scale2: Parts<f32>,
-    pub(super) sums: Parts<(f32, f32)>,
-}
-
-/// Room for one worker.
-pub(super) struct Scratch {
-    pub(super) h: Vec<f32>,
-    pub(super) act: Vec<f32>,
-    /// Between the two factors of an adapter.
-    pub(super) low: Vec<f32>,
-    /// Some tokens' slopes, packed for a product over tokens.
-    pub(super) slopes: Vec<f32>,
-    pub(super) room: Room,
-}
-
-/// All buffers of a pass; they grow to the largest batch seen and are kept.
-#[derive(Default)]
-pub(super) struct Buffers {
-    /// The residual stream before each layer.
-    streams: Vec<Vec<f32>>,
-    /// For each layer, or one for all when they are computed again.
-    layers: Vec<Kept>,
-    /// The residual stream after the last layer, and its norm.
-    x: Vec<f32>,
-    normed: Vec<f32>,
-    scale: Vec<f32>,
-    logits: Vec<f32>,
-    losses: Vec<f32>,
-    /// Gradients of the residual stream: after a layer, before it, in its middle.
-    dx: [Vec<f32>; 2],
-    dmiddle: Vec<f32>,
-    dy: Vec<f32>,
-    dqkv: Vec<f32>,
-    dheads: Vec<f32>,
-    act: Vec<f32>,
-    h1: Vec<f32>,
-    h2: Vec<f32>,
-    dh1: Vec<f32>,
-    dh2: Vec<f32>,
-    /// The matrices of one layer, or the head, packed for the way back.
-    back: Vec<f32>,
-    /// Between the two factors of a layer's adapters, and the slope there.
-    low: Vec<f32>,
-    dlow: Vec<f32>,
-    workers: Vec<Scratch>,
-    parts: Vec<KeptParts>,
-}
-
-/// Which buffers a pass needs.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    Forward,
-    AndBack,
-}
-
-/// Fresh zeros come from the system untouched, so that large buffers do not delay a cancel.
-fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
-    if buffer.len() < len {
-        *buffer = Vec::new();
-        *buffer = vec![T::default(); len];
-    }
-}
-
-impl Buffers {
-    fn prepare(&mut self, input: &Input<'_>, threads: usize, way: Way) {
-        let (plan, batch) = (input.plan, &input.batch);
-        let c = &plan.config;
-        let (rows, d, qkv, ffn) = (batch.tokens(), c.hidden, plan.heads.stride, c.ffn);
-        let query = plan.heads.query;
-        let normed = if c.qk_norm { plan.heads.normed } else { 0 };
-        self.streams.resize_with(c.layers, Vec::new);
-        self.streams.iter_mut().for_each(|x| grow(x, rows * d));
-        let sets = match input.plan.activations {
-            Activations::Kept => c.layers,
-            Activations::Recomputed => 1,
-        };
-        self.layers.resize_with(sets, Kept::default);
-        for kept in &mut self.layers {
-            grow(&mut kept.middle, rows * d);
-            grow(&mut kept.qkv, rows * qkv);
-            grow(&mut kept.raw, rows * normed);
-            grow(&mut kept.head_scales, rows * normed / plan.heads.width);
-            grow(&mut kept.y, rows * query);
-            grow(&mut kept.gate_up, rows * 2 * ffn);
-            grow(&mut kept.scale1, rows);
-            grow(&mut kept.scale2, rows);
-            grow(&mut kept.sums, rows * c.heads);
-        }
-        for buffer in [&mut self.x, &mut self.normed] {
-            grow(buffer, rows * d);
-        }
-        for buffer in [&mut self.scale, &mut self.losses] {
-            grow(buffer, rows);
-        }
-        grow(&mut self.logits, chunk_rows(c.vocab).min(rows) * c.vocab);
-        if way == Way::AndBack {
-            let [before, after] = &mut self.dx;
-            let square = [&mut self.h1, &mut self.h2, &mut self.dh1, &mut self.dh2];
-            for buffer in [before, after, &mut self.dmiddle].into_iter().chain(square) {
-                grow(buffer, rows * d);
-            }
-            grow(&mut self.dy, rows * query);
-            grow(&mut self.dqkv, rows * qkv);
-            grow(&mut self.dheads, rows * normed);
-            grow(&mut self.act, rows * ffn);
-            grow(&mut self.back, input.weights.back_len());
-            let low = input.adapter.map_or(0, |adapter| rows * adapter.low_width());
-            grow(&mut self.low, low);
-            grow(&mut self.dlow, low);
-        }
-        let empty = || Scratch {
-            h: Vec::new(),
-            act: Vec::new(),
-            low: Vec::new(),
-            slopes: Vec::new(),
-            room: Room::new(),
-        };
-        self.workers.resize_with(threads, empty);
-        for worker in &mut self.workers {
-            grow(&mut worker.h, BLOCK * d);
-            grow(&mut worker.act, BLOCK * ffn);
-            grow(&mut worker.slopes, BLOCK * INNER);
-            grow(&mut worker.low, BLOCK * input.adapter.map_or(0, |adapter| adapter.rank()));
-            worker.room.grow(&plan.heads, batch.length);
-        }
-    }
-}
-
 /// Rows whose logits are held at a time: whole blocks.
-fn chunk_rows(vocab: usize) -> usize {
+pub(super) fn chunk_rows(vocab: usize) -> usize {
     (LOGITS_MAX / vocab / BLOCK).max(1) * BLOCK
 }
 
@@ -307,6 +180,8 @@ pub(super) struct Pass<'a> {
     pub(super) start: Start,
     pub(super) cancel: &'a Cancel,
     pub(super) layers: &'a [KeptParts],
+    /// What is kept of each layer in half; nothing when all is kept whole.
+    pub(super) stowed: &'a [Stowed],
     pub(super) x: Parts<f32>,
     pub(super) normed: Parts<f32>,
     pub(super) scale: Parts<f32>,
@@ -357,10 +232,11 @@ impl<'a> Pass<'a> {
         let Input { k, plan, weights, params, adapter, batch, weight, start, cancel } = input;
         let last = buffers.layers.len() - 1;
         buffers.parts.clear();
-        for (layer, x) in buffers.streams.iter_mut().enumerate() {
+        for layer in 0..plan.config.layers {
             let kept = &mut buffers.layers[layer.min(last)];
+            let streams = buffers.streams.len();
             buffers.parts.push(KeptParts {
-                x: Parts::new(x),
+                x: Parts::new(&mut buffers.streams[layer % streams]),
                 middle: Parts::new(&mut kept.middle),
                 qkv: Parts::new(&mut kept.qkv),
                 raw: Parts::new(&mut kept.raw),
@@ -371,6 +247,11 @@ impl<'a> Pass<'a> {
                 scale2: Parts::new(&mut kept.scale2),
                 sums: Parts::new(&mut kept.sums),
             });
+        }
+        buffers.stowed.clear();
+        if way == Way::AndBack {
+            let parts = buffers.halves.iter_mut().zip(&mut buffers.parts);
+            buffers.stowed.extend(parts.map(|(half, parts)| half.stowed(parts)));
         }
         let [before, after] = &mut buffers.dx;
         Self {
@@ -383,6 +264,7 @@ impl<'a> Pass<'a> {
             start,
             cancel,
             layers: &buffers.parts,
+            stowed: &buffers.stowed,
             x: Parts::new(&mut buffers.x),
             normed: Parts::new(&mut buffers.normed),
             scale: Parts::new(&mut buffers.scale),
@@ -469,15 +351,21 @@ impl<'a> Pass<'a> {
         })
     }
 
-    /// Computes again what the way forward did not keep of a layer.
+    /// Brings back what the way forward kept of a layer in half, and computes again what it did not
+    /// keep.
     pub(super) fn again(&self, pool: &mut Pool, layer: usize) -> Result<(), StepError> {
-        let last = self.plan.config.layers - 1;
-        if self.plan.activations == Activations::Kept || layer == last {
-            return Ok(());
-        }
         let rows = self.batch.tokens();
         let blocks = rows.div_ceil(BLOCK);
         let this = self;
+        if !this.stowed.is_empty() {
+            Self::region(pool, this.cancel, blocks, &|_, index| {
+                this.fetch(layer, &rows_of(index, 0..rows));
+            })?;
+        }
+        let last = this.plan.config.layers - 1;
+        if this.plan.activations == Activations::Kept || layer == last {
+            return Ok(());
+        }
         Self::region(pool, this.cancel, blocks, &|worker, index| {
             this.first_half(layer, worker, &rows_of(index, 0..rows));
         })?;
@@ -499,6 +387,7 @@ impl<'a> Pass<'a> {
         for (x, id) in x.chunks_mut(d).zip(&self.batch.inputs[rows.clone()]) {
             let at = *id as usize * d;
             x.copy_from_slice(&self.params[at..at + d]);
+            self.plan.store(&self.k, x);
         }
     }
 
@@ -528,8 +417,8 @@ impl<'a> Pass<'a> {
         for (i, (row, qkv)) in rows.clone().zip(qkv.chunks_mut(stride)).enumerate() {
             let raw = &mut raw[i * raw_width..(i + 1) * raw_width];
             let scales = &mut head_scales[i * scales_width..(i + 1) * scales_width];
-            self.plan.norm_heads(&self.k, (self.params, layer), qkv, raw, scales);
-            self.plan.rotate(&self.k, qkv, row % self.batch.length, 1.0);
+            let position = row % self.batch.length;
+            self.plan.turn(&self.k, (self.params, layer), qkv, position, (raw, scales));
         }
     }
 
@@ -559,7 +448,7 @@ impl<'a> Pass<'a> {
         let (x, y, middle, gate_up, scales, scratch) = unsafe {
             (
                 kept.x.read(scaled(rows, d)),
-                kept.y.read(scaled(rows, self.plan.heads.query)),
+                kept.y.part(scaled(rows, self.plan.heads.query)),
                 kept.middle.part(scaled(rows, d)),
                 kept.gate_up.part(scaled(rows, 2 * ffn)),
                 kept.scale2.part(rows.clone()),
@@ -567,13 +456,16 @@ impl<'a> Pass<'a> {
             )
         };
         let matrices = &self.weights.layers[layer];
+        self.plan.store(&self.k, y);
         middle.copy_from_slice(x);
         self.apply(&matrices.out, y, rows.len(), middle, Start::Here);
         self.adapt((layer, Group::Out), y, middle, d, &mut scratch.low);
+        self.plan.store(&self.k, middle);
         let gain = self.gain(self.plan.places.layers[layer].norm2);
         self.norm_rows(middle, gain, &mut scratch.h, scales);
         self.apply(&matrices.gate_up, &scratch.h, rows.len(), gate_up, Start::Zero);
         self.adapt((layer, Group::GateUp), &scratch.h, gate_up, 2 * ffn, &mut scratch.low);
+        self.plan.store(&self.k, gate_up);
     }
 
     /// The rest of a layer: from attention's outcome to the next stream.
@@ -597,6 +489,8 @@ impl<'a> Pass<'a> {
         let matrix = &self.weights.layers[layer].down;
         self.apply(matrix, &scratch.act, rows.len(), next, Start::Here);
         self.adapt((layer, Group::Down), &scratch.act, next, d, &mut scratch.low);
+        self.plan.store(&self.k, next);
+        self.stow(layer, rows);
     }
 
     fn last_norm(&self, rows: &Range<usize>) {
@@ -623,14 +517,21 @@ impl<'a> Pass<'a> {
     fn apply(&self, matrix: &Matrix, x: &[f32], rows: usize, out: &mut [f32], start: Start) {
         let shape = Shape { m: rows, n: matrix.rows, k: matrix.columns };
         let left = Left::rows(x, matrix.columns);
-        self.k.multiply(shape, left, self.weights.forward(matrix), (out, matrix.rows), start);
+        let out = (out, matrix.rows);
+        match self.weights.forward(matrix) {
+            Factor::F32(right) => self.k.multiply(shape, left, right, out, start),
+            Factor::Bf16(right) => self.k.multiply_half(shape, left, right, out, start),
+        }
     }
 
     /// Packs the matrices of a layer, or the head, for the way back.
     pub(super) fn pack_back(&self, pool: &mut Pool, matrices: &[Matrix]) -> Result<(), StepError> {
         Self::region(pool, self.cancel, Weights::back_tasks(matrices), &|_, index| {
             // SAFETY: this region only packs these.
-            unsafe { Weights::pack_back(matrices, self.params, index, self.back) }
+            unsafe {
+                let store = |panels: &mut [f32]| self.plan.store(&self.k, panels);
+                Weights::pack_back(matrices, self.params, index, self.back, store);
+            }
         })
     }
 

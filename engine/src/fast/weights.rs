@@ -1,9 +1,10 @@
 //! The matrices of a model in the order in which the kernels read them.
 #![allow(unsafe_code, reason = "tasks fill disjoint parts of one buffer")]
 
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Storage};
 use crate::traits::{Cancel, StepError};
 
+use super::body::half;
 use super::kernel::Right;
 use super::pool::{Parts, Pool};
 use super::tile::COLUMNS;
@@ -45,15 +46,28 @@ impl LayerMatrices {
 pub(super) struct Weights {
     pub(super) layers: Vec<LayerMatrices>,
     pub(super) head: Matrix,
-    forward: Vec<f32>,
+    forward: Packed,
     fresh: bool,
+}
+
+/// Packed panels, as they are held.
+enum Packed {
+    F32(Vec<f32>),
+    Bf16(Vec<u16>),
+}
+
+/// One packed matrix as right factor.
+#[derive(Clone, Copy)]
+pub(super) enum Factor<'a> {
+    F32(Right<'a>),
+    Bf16(&'a [u16]),
 }
 
 /// Panels that a task packs.
 const TASK_PANELS: usize = 4;
 
 impl Weights {
-    pub(super) fn new(config: &ModelConfig) -> Self {
+    pub(super) fn new(config: &ModelConfig, storage: Storage) -> Self {
         let (d, qkv, ffn) = (config.hidden, config.qkv_width(), config.ffn);
         let (mut forward, mut backward) = (0, 0);
         let mut matrix = |start, rows: usize, columns: usize| {
@@ -72,7 +86,11 @@ impl Weights {
             })
             .collect();
         let head = matrix(places.head, config.vocab, d);
-        Self { layers, head, forward: vec![0.0; forward], fresh: false }
+        let forward = match storage {
+            Storage::F32 => Packed::F32(vec![0.0; forward]),
+            Storage::Bf16 => Packed::Bf16(vec![0; forward]),
+        };
+        Self { layers, head, forward, fresh: false }
     }
 
     /// The parameters have changed.
@@ -93,27 +111,33 @@ impl Weights {
         if self.fresh {
             return Ok(());
         }
-        let out = Parts::new(&mut self.forward);
-        let tasks = |matrix: &Matrix| matrix.rows.div_ceil(TASK_PANELS * COLUMNS);
-        for matrix in self.layers.iter().flat_map(LayerMatrices::all).chain([self.head]) {
-            pool.run(tasks(&matrix), &|_, index| {
-                let rows = index * TASK_PANELS * COLUMNS;
-                let end = (rows + TASK_PANELS * COLUMNS).min(matrix.rows);
-                let source = &params[matrix.range()][rows * matrix.columns..end * matrix.columns];
-                let start = matrix.forward + rows * matrix.columns;
-                let len = (end - rows).next_multiple_of(COLUMNS) * matrix.columns;
-                // SAFETY: each task has its own panels.
-                pack_columns(source, matrix.columns, unsafe { out.part(start..start + len) });
-            });
-            cancel.check()?;
+        let matrices = || self.layers.iter().flat_map(LayerMatrices::all).chain([self.head]);
+        match &mut self.forward {
+            Packed::F32(out) => {
+                let out = Parts::new(out);
+                for matrix in matrices() {
+                    pack_matrix(&matrix, params, out, pool, |value| value);
+                    cancel.check()?;
+                }
+            }
+            Packed::Bf16(out) => {
+                let out = Parts::new(out);
+                for matrix in matrices() {
+                    pack_matrix(&matrix, params, out, pool, half);
+                    cancel.check()?;
+                }
+            }
         }
         self.fresh = true;
         Ok(())
     }
 
     /// `matrix` as right factor of `x W^T`.
-    pub(super) fn forward(&self, matrix: &Matrix) -> Right<'_> {
-        Right::packed(&self.forward[matrix.forward..], matrix.columns)
+    pub(super) fn forward(&self, matrix: &Matrix) -> Factor<'_> {
+        match &self.forward {
+            Packed::F32(all) => Factor::F32(Right::packed(&all[matrix.forward..], matrix.columns)),
+            Packed::Bf16(all) => Factor::Bf16(&all[matrix.forward..]),
+        }
     }
 
     /// Elements of the largest part that [`Self::pack_back`] packs.
@@ -136,6 +160,7 @@ impl Weights {
         params: &[f32],
         mut index: usize,
         out: Parts<f32>,
+        store: impl Fn(&mut [f32]),
     ) {
         for matrix in matrices {
             let tasks = matrix.columns.div_ceil(TASK_PANELS * COLUMNS);
@@ -149,7 +174,8 @@ impl Weights {
             let len = (end - first).next_multiple_of(COLUMNS) * matrix.rows;
             // SAFETY: each task has its own panels.
             let out = unsafe { out.part(start..start + len) };
-            return pack_rows(&params[matrix.range()], matrix.columns, first..end, out);
+            pack_rows(&params[matrix.range()], matrix.columns, first..end, out);
+            return store(out);
         }
     }
 
@@ -165,9 +191,32 @@ impl Weights {
     }
 }
 
+/// Packs one matrix for the way forward, a few panels a task.
+fn pack_matrix<T: Send>(
+    matrix: &Matrix,
+    params: &[f32],
+    out: Parts<T>,
+    pool: &mut Pool,
+    of: impl Fn(f32) -> T + Sync,
+) {
+    pool.run(matrix.rows.div_ceil(TASK_PANELS * COLUMNS), &|_, index| {
+        let rows = index * TASK_PANELS * COLUMNS;
+        let end = (rows + TASK_PANELS * COLUMNS).min(matrix.rows);
+        let source = &params[matrix.range()][rows * matrix.columns..end * matrix.columns];
+        let start = matrix.forward + rows * matrix.columns;
+        let len = (end - rows).next_multiple_of(COLUMNS) * matrix.columns;
+        // SAFETY: each task has its own panels.
+        pack_columns_as(source, matrix.columns, unsafe { out.part(start..start + len) }, &of);
+    });
+}
+
 /// Panels of the transpose: panel j holds rows 32 j and on, element (p, c) = row 32 j + c, column p.
 /// Slots of rows that do not exist are left as they are.
 pub(super) fn pack_columns(source: &[f32], width: usize, out: &mut [f32]) {
+    pack_columns_as(source, width, out, |value| value);
+}
+
+fn pack_columns_as<T>(source: &[f32], width: usize, out: &mut [T], of: impl Fn(f32) -> T) {
     /// Lines of a panel that are filled together, so that they stay in the first cache.
     const LINES: usize = 16;
     for (rows, panel) in source.chunks(COLUMNS * width).zip(out.chunks_mut(COLUMNS * width)) {
@@ -175,7 +224,7 @@ pub(super) fn pack_columns(source: &[f32], width: usize, out: &mut [f32]) {
             for (c, row) in rows.chunks(width).enumerate() {
                 let row = &row[block * LINES..];
                 for (slot, value) in lines[c..].iter_mut().step_by(COLUMNS).zip(row) {
-                    *slot = *value;
+                    *slot = of(*value);
                 }
             }
         }

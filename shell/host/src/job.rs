@@ -10,7 +10,7 @@ use suanli_bus::{
 };
 use suanli_engine::order::GROUP_SAMPLES;
 use suanli_engine::tokenizer::Tokenizer;
-use suanli_engine::{Activations, Cancel, ModelConfig, initial_params};
+use suanli_engine::{Activations, Cancel, ModelConfig, Storage, initial_params};
 use suanli_params::{BYTE_CHUNK, CHUNK_ELEMENTS, Codec};
 use suanli_rdpa::{RegionInfo, Shape};
 use suanli_store::checkpoint::{self, Card, Contents, Overwrite};
@@ -137,6 +137,7 @@ fn spec_of(
             file.training.batch_sequences as usize,
             model.context,
             Activations::Kept,
+            Storage::F32,
         ),
         theta_root: suanli_params::root(&hash_chunks(&theta)),
         tokenizer: describe(data.tokenizer_json().as_bytes(), BYTE_CHUNK)?.root,

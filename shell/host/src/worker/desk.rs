@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 use suanli_engine::{
     Activations, Batch, Engine, Fast, Loss, ModelConfig, Reference, STATE_SEGMENTS, Sampling,
-    Settings, StepError, StepSettings,
+    Settings, StepError, StepSettings, Storage,
 };
 
 use super::child::Replies;
@@ -455,7 +455,7 @@ fn failure(error: &StepError) -> Failure {
 
 /// Activations are computed again where keeping them would not fit this machine's free memory.
 fn activations_for(config: &ModelConfig) -> Activations {
-    let kept = config.training_memory_bytes(1, config.context, Activations::Kept);
+    let kept = config.training_memory_bytes(1, config.context, Activations::Kept, Storage::F32);
     match available_memory_bytes() {
         Some(available) if kept > available => Activations::Recomputed,
         _ => Activations::Kept,
