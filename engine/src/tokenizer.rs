@@ -9,11 +9,15 @@
 //! Invariants: ids are `0..vocab_size()` without gaps; every byte string decodes exactly; equal
 //! text gives an equal trained tokenizer, byte for byte; there are no special tokens.
 
+mod ascii;
+
 use std::collections::{BTreeMap, HashMap};
 
 use tokenizers::models::bpe::{BPE, BpeTrainer, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{NormalizerWrapper, TokenizerBuilder, TokenizerImpl};
+
+use ascii::Words;
 
 /// Ids of the byte tokenizer, and the least a BPE holds: one for every byte.
 pub const BYTE_VOCAB: usize = 256;
@@ -34,6 +38,8 @@ const TRAIN_RUN_BYTES: usize = 256;
 /// Text goes through the pre-tokeniser in pieces of about this size: its working memory is some
 /// fifty times its input.
 const PIECE_BYTES: usize = 64 << 10;
+/// ASCII that is shorter goes with the other text around it.
+const ASCII_RUN_BYTES: usize = 256;
 
 type Inner = TokenizerImpl<BPE, NormalizerWrapper, ByteLevel, ByteLevel, ByteLevel>;
 
@@ -114,6 +120,8 @@ pub struct Bpe {
     inner: Inner,
     /// The tokens' bytes by id.
     tokens: Vec<Vec<u8>>,
+    /// The vocabulary's character for each byte.
+    characters: Box<[char; BYTE_VOCAB]>,
 }
 
 impl Tokenizer {
@@ -171,10 +179,12 @@ impl Tokenizer {
                 let text = std::str::from_utf8(text)
                     .map_err(|e| TokenizerError::NotUtf8 { offset: e.valid_up_to() })?;
                 let mut ids = Vec::with_capacity(text.len() / 3);
+                let mut words = Words::new(text, &bpe.characters);
+                let mut at = 0;
                 for piece in pieces_of(text) {
-                    let encoding =
-                        bpe.inner.encode_fast(piece, false).map_err(internal("encoding"))?;
-                    ids.extend_from_slice(encoding.get_ids());
+                    bpe.encode_piece(&mut words, at, piece, &mut ids)
+                        .map_err(internal("encoding"))?;
+                    at += piece.len();
                 }
                 Ok(ids)
             }
@@ -269,11 +279,35 @@ impl Tokenizer {
 
     fn bpe(inner: Inner) -> Result<Self, TokenizerError> {
         let tokens = token_bytes(&inner)?;
-        Ok(Self::Bpe(Box::new(Bpe { inner, tokens })))
+        let characters = Box::new(byte_characters());
+        Ok(Self::Bpe(Box::new(Bpe { inner, tokens, characters })))
     }
 }
 
 impl Bpe {
+    /// Appends the ids of `piece`, which begins at byte `at` of the words' text: ASCII the quick
+    /// way, the lines with anything else by the crate.
+    fn encode_piece(
+        &self,
+        words: &mut Words<'_>,
+        at: usize,
+        piece: &str,
+        ids: &mut Vec<u32>,
+    ) -> tokenizers::Result<()> {
+        let mut rest = 0;
+        while let Some(stretch) = next_stretch(&piece[rest..]) {
+            let (start, end) = (rest, rest + stretch.end);
+            if stretch.ascii {
+                words.encode(self.inner.get_model(), at + start..at + end, ids)?;
+            } else {
+                let encoding = self.inner.encode_fast(&piece[start..end], false)?;
+                ids.extend_from_slice(encoding.get_ids());
+            }
+            rest = end;
+        }
+        Ok(())
+    }
+
     fn is_plain_bytes(&self) -> bool {
         self.tokens.len() == BYTE_VOCAB
             && self.tokens.iter().zip(0_u8..=255).all(|(token, byte)| token == &[byte])
@@ -288,11 +322,44 @@ impl Bpe {
 #[must_use]
 pub fn split_point(text: &[u8], limit: usize) -> Option<usize> {
     let upper = limit.min(text.len().saturating_sub(1));
+    (2..=upper).rev().find(|&cut| is_split(text, cut))
+}
+
+/// Whether [`split_point`] may name `cut`, which is at least 2 and inside the text.
+fn is_split(text: &[u8], cut: usize) -> bool {
     // ASCII on both sides only: white space beyond ASCII would need decoding to be told.
     let solid = |byte: u8| byte.is_ascii_graphic();
-    (2..=upper)
-        .rev()
-        .find(|&cut| text[cut - 1] == b'\n' && solid(text[cut - 2]) && solid(text[cut]))
+    text[cut - 1] == b'\n' && solid(text[cut - 2]) && solid(text[cut])
+}
+
+/// The beginning of a text, as far as one way of encoding goes.
+struct Stretch {
+    end: usize,
+    ascii: bool,
+}
+
+/// The first stretch of `text` that is all ASCII, or else one that is not, cut where the ids allow
+/// it; none of an empty text.
+fn next_stretch(text: &str) -> Option<Stretch> {
+    let bytes = text.as_bytes();
+    let foreign_from = |from: usize, to: usize| {
+        bytes[from..to].iter().position(|byte| !byte.is_ascii()).map(|at| from + at)
+    };
+    let Some(mut foreign) = foreign_from(0, bytes.len()) else {
+        return (!text.is_empty()).then_some(Stretch { end: text.len(), ascii: true });
+    };
+    if let Some(end) = split_point(bytes, foreign) {
+        return Some(Stretch { end, ascii: true });
+    }
+    loop {
+        let cuts = (foreign + 1).max(2)..bytes.len();
+        let end = cuts.into_iter().find(|&cut| is_split(bytes, cut)).unwrap_or(bytes.len());
+        // Lines that alternate go together: each call of the crate costs something of its own.
+        match foreign_from(end, bytes.len().min(end + ASCII_RUN_BYTES)) {
+            Some(next) => foreign = next,
+            None => return Some(Stretch { end, ascii: false }),
+        }
+    }
 }
 
 /// `text` in pieces of about [`PIECE_BYTES`]. A stretch without a [`split_point`] stays whole up

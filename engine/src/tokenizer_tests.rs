@@ -128,6 +128,23 @@ fn training_on_one_endless_word_takes_no_square_of_its_length() {
     assert_eq!(tokenizer.decode(&tokenizer.encode(text.as_bytes()).unwrap()).unwrap(), text);
 }
 
+#[test]
+fn stretches_cover_the_text_and_only_one_kind_is_ascii() {
+    let line = "let answer = 42; // said\n";
+    let text = format!("{}算\n{line}{line}²\n{}", line.repeat(40), line.repeat(40));
+    let (mut rest, mut kinds) = (text.as_str(), Vec::new());
+    while let Some(stretch) = next_stretch(rest) {
+        assert_eq!(stretch.ascii, rest[..stretch.end].is_ascii());
+        kinds.push(stretch.ascii);
+        rest = &rest[stretch.end..];
+    }
+    assert_eq!((rest, kinds), ("", vec![true, false, true]));
+    let tokenizer = shared();
+    let Tokenizer::Bpe(bpe) = tokenizer else { panic!("trained") };
+    let whole = bpe.inner.encode_fast(text.as_str(), false).unwrap();
+    assert_eq!(tokenizer.encode(text.as_bytes()).unwrap(), whole.get_ids());
+}
+
 proptest! {
     #[test]
     fn encoding_in_pieces_gives_the_ids_of_the_whole(
@@ -141,6 +158,15 @@ proptest! {
             halves.extend(bpe.inner.encode_fast(&text[cut..], false).unwrap().get_ids());
             prop_assert_eq!(halves, whole);
         }
+    }
+
+    #[test]
+    fn the_quick_way_gives_the_ids_of_the_crate(
+        text in "(([a-e]{1,4}|'(s|t|re|ve|m|ll|d|r|S)|[0-9]{1,3}|[ \n\t\r\u{b}\u{c}\u{1c}]{1,3}|[!-~\u{0}]{1,2}|the |算|é|²|\u{a0}){0,40}\n?){0,8}",
+    ) {
+        let Tokenizer::Bpe(bpe) = shared() else { panic!("trained") };
+        let whole = bpe.inner.encode_fast(text.as_str(), false).unwrap().get_ids().to_vec();
+        prop_assert_eq!(shared().encode(text.as_bytes()).unwrap(), whole);
     }
 
     #[test]
