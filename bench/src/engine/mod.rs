@@ -5,6 +5,7 @@ mod matmul;
 mod read;
 mod scale;
 mod side;
+mod tokenise;
 mod train;
 
 pub use side::{SIDE, serve};
@@ -20,6 +21,7 @@ pub fn rows() -> Vec<RowSpec> {
         matmul::row(),
         scale::row(),
         generate::row(),
+        tokenise::row(),
     ]
 }
 

@@ -17,13 +17,14 @@ mod manifest;
 mod prepare;
 mod samples;
 mod sources;
+mod tokens;
 
 pub use error::DataError;
 pub use manifest::{
     Counts, DataManifest, MANIFEST_BYTES_MAX, Prepared, SHARD_BYTES_MAX, SHARDS_MAX, Shard,
     byte_chunks,
 };
-pub use prepare::{Progress, Recipe, Stage, prepare};
+pub use prepare::{Progress, Recipe, Stage, prepare, prepare_on};
 pub use samples::{SampleError, SampleLayout, ShardPiece, locate};
 pub use sources::{Found, Skipped, Source, SourceKind, find, rust_sources};
 

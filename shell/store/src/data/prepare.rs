@@ -2,9 +2,11 @@
 //!
 //! The files are read up to three times, in bounded memory: once to learn how much there is and
 //! where the held-out part begins, once more for a tokenizer that is trained, and once for tokens.
+//! Reading is one thread's work; making tokens, which takes far longer, is shared by all cores.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +23,7 @@ use super::manifest::{
 };
 use super::samples::SampleLayout;
 use super::sources::{Found, find};
+use super::tokens::{Part, TokenFile, TokenWriter, Workers};
 use crate::FolderLock;
 use crate::job_file::{JobFile, TokenizerKind, TokenizerSection};
 
@@ -113,10 +116,26 @@ pub fn prepare(
     progress: &mut dyn FnMut(Progress),
     cancel: &Cancel,
 ) -> Result<Prepared, DataError> {
+    let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    prepare_on(threads, paths, recipe, folder, progress, cancel)
+}
+
+/// [`prepare()`] on so many threads instead of one for each core. The output is the same.
+///
+/// # Errors
+/// As there.
+pub fn prepare_on(
+    threads: NonZeroUsize,
+    paths: &[PathBuf],
+    recipe: &Recipe,
+    folder: &Path,
+    progress: &mut dyn FnMut(Progress),
+    cancel: &Cancel,
+) -> Result<Prepared, DataError> {
     let found = find(paths)?;
     fs::create_dir_all(folder).map_err(io("create", folder))?;
     let _alone = alone_in(folder)?;
-    let mut run = Run { found, recipe, progress, cancel };
+    let mut run = Run { found, recipe, threads, progress, cancel };
     let survey = run.survey()?;
     let recipe_hash = recipe.hash();
     let key = Hash::of_parts("suanli 2026 prepared data", &[&survey.input.0, &recipe_hash.0]);
@@ -158,6 +177,7 @@ fn alone_in(folder: &Path) -> Result<FolderLock, DataError> {
 struct Run<'a> {
     found: Found,
     recipe: &'a Recipe,
+    threads: NonZeroUsize,
     progress: &'a mut dyn FnMut(Progress),
     cancel: &'a Cancel,
 }
@@ -287,21 +307,26 @@ impl Run<'_> {
         layout: SampleLayout,
         work: &Path,
     ) -> Result<(TokenFile, TokenFile, u64), DataError> {
-        let mut visit = Tokenize {
-            survey,
-            at: 0,
-            held_out_bytes: 0,
-            hasher: TextHasher::new(),
-            tokenizer,
-            training: TokenWriter::create(work.join("training.tokens"), layout)?,
-            held_out: TokenWriter::create(work.join("held-out.tokens"), layout)?,
-            progress: self.progress,
-        };
-        read(&self.found.files, reading(self.recipe), self.cancel, &mut visit)?;
-        if visit.hasher.finish() != survey.input {
-            return Err(DataError::Changed);
-        }
-        Ok((visit.training.finish()?, visit.held_out.finish()?, visit.held_out_bytes))
+        let training = TokenWriter::create(work.join("training.tokens"), layout)?;
+        let held_out = TokenWriter::create(work.join("held-out.tokens"), layout)?;
+        std::thread::scope(|scope| {
+            let mut visit = Tokenize {
+                survey,
+                at: 0,
+                held_out_bytes: 0,
+                hasher: TextHasher::new(),
+                workers: Workers::start(scope, self.threads, tokenizer, training, held_out),
+                progress: self.progress,
+            };
+            read(&self.found.files, reading(self.recipe), self.cancel, &mut visit)?;
+            if visit.hasher.finish() != survey.input {
+                return Err(DataError::Changed);
+            }
+            let (held_out_bytes, done) = (visit.held_out_bytes, visit.at);
+            let (training, held_out) = visit.workers.finish()?;
+            (visit.progress)(Progress { stage: Stage::Tokenizing, done, total: done });
+            Ok((training, held_out, held_out_bytes))
+        })
     }
 }
 
@@ -436,9 +461,7 @@ struct Tokenize<'a> {
     at: u64,
     held_out_bytes: u64,
     hasher: TextHasher,
-    tokenizer: &'a Tokenizer,
-    training: TokenWriter,
-    held_out: TokenWriter,
+    workers: Workers,
     progress: &'a mut dyn FnMut(Progress),
 }
 
@@ -446,61 +469,22 @@ impl Visit for Tokenize<'_> {
     fn piece(&mut self, text: &[u8]) -> Result<(), DataError> {
         self.hasher.piece(text);
         let (training, held_out) = text.split_at(before_cut(text, self.at, self.survey.cut));
-        self.training.write(&self.tokenizer.encode(training)?)?;
-        self.held_out.write(&self.tokenizer.encode(held_out)?)?;
+        let done = self.workers.done();
+        self.workers.piece(training, Part::Training)?;
+        self.workers.piece(held_out, Part::HeldOut)?;
         self.at += text.len() as u64;
         self.held_out_bytes += held_out.len() as u64;
-        let total = self.survey.bytes.max(self.at);
-        (self.progress)(Progress { stage: Stage::Tokenizing, done: self.at, total });
+        if self.workers.done() != done || done == 0 {
+            let total = self.survey.bytes.max(self.at);
+            let done = self.workers.done();
+            (self.progress)(Progress { stage: Stage::Tokenizing, done, total });
+        }
         Ok(())
     }
 
     fn end(&mut self) -> Result<(), DataError> {
         self.hasher.end();
         Ok(())
-    }
-}
-
-/// A file of tokens in the order of the text.
-struct TokenFile {
-    path: PathBuf,
-    tokens: u64,
-}
-
-impl TokenFile {
-    /// Whole samples in it: each begins where the one before has its last target.
-    fn samples(&self, layout: SampleLayout) -> u64 {
-        self.tokens.saturating_sub(1) / u64::from(layout.sample_tokens - 1)
-    }
-}
-
-struct TokenWriter {
-    path: PathBuf,
-    file: BufWriter<File>,
-    token_bytes: u8,
-    tokens: u64,
-}
-
-impl TokenWriter {
-    fn create(path: PathBuf, layout: SampleLayout) -> Result<Self, DataError> {
-        let file = File::create_new(&path).map_err(io("create", &path))?;
-        let file = BufWriter::with_capacity(1 << 16, file);
-        Ok(Self { path, file, token_bytes: layout.token_bytes, tokens: 0 })
-    }
-
-    fn write(&mut self, tokens: &[u32]) -> Result<(), DataError> {
-        let width = usize::from(self.token_bytes);
-        for token in tokens {
-            let bytes = token.to_le_bytes();
-            self.file.write_all(&bytes[..width]).map_err(io("write", &self.path))?;
-        }
-        self.tokens += tokens.len() as u64;
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<TokenFile, DataError> {
-        self.file.flush().map_err(io("write", &self.path))?;
-        Ok(TokenFile { path: self.path, tokens: self.tokens })
     }
 }
 

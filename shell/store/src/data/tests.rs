@@ -132,6 +132,50 @@ fn a_second_preparation_reuses_the_first_and_a_damaged_one_is_made_anew() {
 }
 
 #[test]
+fn any_number_of_threads_gives_the_same_shards() {
+    let place = Place::new();
+    place.write("texts/long.txt", numbered(0..70_000));
+    let lines = (0..9000).map(|i| format!("{{\"text\": \"document {i}, 算 {}\"}}\n", i * i));
+    place.write("texts/short.jsonl", lines.collect::<String>());
+    place.write("texts/zzz.txt", numbered(5..40_000));
+    for recipe in [recipe(32), bpe(32, 400)] {
+        let made = [1, 2, 3, 8].map(|threads| {
+            let (threads, out) = (threads.try_into().unwrap(), place.path(&format!("on{threads}")));
+            let (paths, cancel) = ([place.path("texts")], Cancel::new());
+            let (mut last, mut stage) = (0, None);
+            let mut progress = |at: Progress| {
+                assert!(at.done <= at.total);
+                assert!(stage != Some(at.stage) || at.done >= last, "never back");
+                (last, stage) = (at.done, Some(at.stage));
+            };
+            let made = prepare_on(threads, &paths, &recipe, &out, &mut progress, &cancel).unwrap();
+            let shards = (0..made.manifest().shards.len()).map(|index| made.shard_path(index));
+            let files = shards.chain([made.held_out_path()]).map(|path| fs::read(path).unwrap());
+            (made.manifest().clone(), files.collect::<Vec<_>>())
+        });
+        assert!(made.iter().all(|other| *other == made[0]));
+        assert!(made[0].0.counts.text_bytes > 2 << 20, "more than is under way at once");
+    }
+}
+
+#[test]
+fn a_cancel_while_tokens_are_made_ends_all_threads() {
+    let place = Place::new();
+    let paths = [place.write("a.txt", numbered(0..200_000))];
+    let cancel = Cancel::new();
+    let mut progress = |at: Progress| {
+        if at.stage == Stage::Tokenizing {
+            cancel.raise();
+        }
+    };
+    let (out, threads) = (place.path("out"), 3.try_into().unwrap());
+    let stopped = prepare_on(threads, &paths, &bpe(16, 300), &out, &mut progress, &cancel);
+    assert!(matches!(stopped, Err(DataError::Cancelled)));
+    let left = fs::read_dir(out).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(left.collect::<Vec<_>>(), ["lock"]);
+}
+
+#[test]
 fn every_kind_of_damage_is_seen() {
     let place = Place::new();
     place.write("texts/a.txt", numbered(0..300));
