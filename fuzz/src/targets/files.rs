@@ -22,6 +22,12 @@ pub(crate) const TARGETS: &[Target] = &[
     file_target("checkpoint-config", "a shape that loads is sound", configs, load_config),
     file_target("prepared-manifest", "what opens is what was prepared", manifests, open_manifest),
     file_target("data-jsonl", "any lines are prepared, or the line is named", lines, prepare_lines),
+    file_target(
+        "data-parquet",
+        "any Parquet file is prepared, or what is wrong is named",
+        tables,
+        prepare_table,
+    ),
 ];
 
 /// Files are read through buffers that do not depend on the case: 8 MiB more are allowed.
@@ -150,8 +156,32 @@ fn lines() -> Vec<Vec<u8>> {
 }
 
 fn prepare_lines(input: &[u8]) {
+    prepare_file("text.jsonl", input);
+}
+
+/// What other software wrote: one of each compression and encoding.
+fn tables() -> Vec<Vec<u8>> {
+    macro_rules! written {
+        ($name:literal) => {
+            include_bytes!(concat!("../../../shell/store/tests/parquet/", $name, ".parquet")).into()
+        };
+    }
+    vec![
+        written!("few-snappy"),
+        written!("few-zstd-delta"),
+        written!("few-gzip"),
+        written!("few-lz4-length"),
+        written!("zstd"),
+    ]
+}
+
+fn prepare_table(input: &[u8]) {
+    prepare_file("text.parquet", input);
+}
+
+fn prepare_file(name: &str, input: &[u8]) {
     TEXT.with(|folder| {
-        let text = folder.path().join("text.jsonl");
+        let text = folder.path().join(name);
         let out = folder.path().join("out");
         fs::write(&text, input).expect("a temporary file");
         match prepare(&[text], &recipe(), &out, &mut |_| {}, &Cancel::new()) {

@@ -14,6 +14,7 @@
 mod documents;
 mod error;
 mod manifest;
+mod parquet;
 mod prepare;
 mod samples;
 mod sources;
@@ -24,6 +25,7 @@ pub use manifest::{
     Counts, DataManifest, MANIFEST_BYTES_MAX, Prepared, SHARD_BYTES_MAX, SHARDS_MAX, Shard,
     byte_chunks,
 };
+pub use parquet::ParquetFault;
 pub use prepare::{Progress, Recipe, Stage, prepare, prepare_on};
 pub use samples::{SampleError, SampleLayout, ShardPiece, locate};
 pub use sources::{Found, Skipped, Source, SourceKind, find, rust_sources};

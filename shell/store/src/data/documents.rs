@@ -8,6 +8,7 @@ use suanli_engine::Cancel;
 use suanli_engine::tokenizer::split_point;
 
 use super::error::{DataError, io};
+use super::parquet::{ParquetFault, TextColumn};
 use super::sources::{Source, SourceKind};
 
 /// A text file is read in pieces of about this size.
@@ -20,7 +21,7 @@ const LINE_BYTES_MAX: usize = 32 << 20;
 /// How documents are read.
 #[derive(Clone, Copy)]
 pub(super) struct Reading<'a> {
-    /// The field of a `.jsonl` line with the text.
+    /// The field of a `.jsonl` line, or the column of a Parquet file, with the text.
     pub(super) field: &'a str,
     /// Whether text must be UTF-8.
     pub(super) text: Text,
@@ -62,6 +63,7 @@ pub(super) fn read(
         match source.kind {
             SourceKind::Text => reader.text_file(&source.path)?,
             SourceKind::Jsonl => reader.jsonl_file(&source.path)?,
+            SourceKind::Parquet => reader.parquet_file(&source.path)?,
         }
     }
     Ok(())
@@ -120,6 +122,27 @@ impl Reader<'_> {
                 self.piece(text.as_bytes())?;
                 self.end()?;
             }
+        }
+        Ok(())
+    }
+
+    fn parquet_file(&mut self, path: &Path) -> Result<(), DataError> {
+        let field = self.reading.field;
+        let bad = |fault: ParquetFault| DataError::Parquet {
+            path: path.to_owned(),
+            field: field.to_owned(),
+            fault,
+        };
+        let mut column = TextColumn::open(path, field).map_err(bad)?;
+        while self.left > 0 {
+            let Some(mut text) = column.next_text().map_err(bad)?.map(str::as_bytes) else { break };
+            while text.len() > PIECE_BYTES_MAX {
+                let cut = cut_of(&text[..PIECE_BYTES_MAX]);
+                self.piece(&text[..cut])?;
+                text = &text[cut..];
+            }
+            self.piece(text)?;
+            self.end()?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use suanli_engine::tokenizer::TokenizerError;
 
+use super::parquet::ParquetFault;
 use crate::LockError;
 
 /// Data that cannot be prepared or read. Unless it says otherwise, the trainer's to mend.
@@ -101,6 +102,17 @@ pub enum DataError {
         field: String,
         /// What is there instead.
         found: String,
+    },
+    /// A Parquet file, or the column named, gives no text.
+    #[error("{}, column \"{field}\": {fault}", path.display())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// The column asked for.
+        field: String,
+        /// Why.
+        #[source]
+        fault: ParquetFault,
     },
     /// Not enough for a sample on either side.
     #[error(

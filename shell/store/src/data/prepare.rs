@@ -39,7 +39,7 @@ const LINE_SEARCH_BYTES: usize = 64 << 10;
 /// How data are prepared: with the text, all that the output depends on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
-    /// The field of a `.jsonl` line with the text.
+    /// The field of a `.jsonl` line, or the column of a Parquet file, with the text.
     pub field: String,
     /// Share of the text kept out of training.
     pub held_out: f64,

@@ -28,6 +28,22 @@ pub enum SourceKind {
     Text,
     /// Each line is a JSON object with one document.
     Jsonl,
+    /// Each row is a document; the text is in one of the columns.
+    Parquet,
+}
+
+impl SourceKind {
+    /// How a file of that name is read.
+    fn of(path: &Path) -> Self {
+        let ends = |end: &str| path.extension().is_some_and(|it| it.eq_ignore_ascii_case(end));
+        if ends("jsonl") {
+            Self::Jsonl
+        } else if ends("parquet") {
+            Self::Parquet
+        } else {
+            Self::Text
+        }
+    }
 }
 
 /// One file of the data.
@@ -60,7 +76,8 @@ pub struct Found {
 }
 
 /// Finds the files that `paths` name: a file as it is, a folder with all below it, and anything
-/// else as a pattern (`*`, `?`, `[a-z]`, `**`). In folders, hidden and binary files are left out.
+/// else as a pattern (`*`, `?`, `[a-z]`, `**`). In folders, hidden and binary files are left out,
+/// but not Parquet files, which are told by their ending.
 ///
 /// # Errors
 /// When a path cannot be read, a pattern matches nothing, or a folder has no text.
@@ -207,7 +224,7 @@ impl Finder {
     fn add_found(&mut self, path: &Path, is_file: bool) -> Result<bool, DataError> {
         if !is_file {
             self.skipped.other += 1;
-        } else if is_binary(path)? {
+        } else if SourceKind::of(path) != SourceKind::Parquet && is_binary(path)? {
             self.skipped.binary += 1;
         } else {
             self.push(path)?;
@@ -221,8 +238,7 @@ impl Finder {
             let advice = "name fewer folders, or join small files into .jsonl";
             return Err(DataError::TooMany { what: "files", max: FILES_MAX as u64, advice });
         }
-        let jsonl = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("jsonl"));
-        let kind = if jsonl { SourceKind::Jsonl } else { SourceKind::Text };
+        let kind = SourceKind::of(path);
         let real = fs::canonicalize(path).map_err(io("read", path))?;
         self.files.entry(real).or_insert(Source { path: path.to_owned(), kind });
         Ok(())

@@ -269,6 +269,73 @@ fn jsonl_gives_a_document_a_line() {
     assert!(error.contains("a.jsonl:3: expected a JSON object"), "{error}");
 }
 
+/// A file of 300 rows that pyarrow wrote; every fifth row is null.
+fn table(name: &str) -> Vec<u8> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parquet");
+    fs::read(folder.join(name)).unwrap()
+}
+
+#[test]
+fn parquet_gives_a_document_a_row_and_the_same_shards_as_its_text_in_jsonl() {
+    let place = Place::new();
+    place.write("texts/part-0.PARQUET", table("zstd.parquet"));
+    let rows = (0..300).filter(|n| n % 5 != 4);
+    let lines: String = rows
+        .map(|n| {
+            format!("{{\"text\": \"row {n} 算粒{}\"}}\n{{\"text\": \"\"}}\n", ".".repeat(n % 7))
+        })
+        .collect();
+    let lines = place.write("same/part-0.jsonl", lines);
+    let capped = Recipe { max_bytes: Some(200), ..recipe(2) };
+    for (recipe, documents) in [(recipe(8), 240), (bpe(8, 300), 240), (capped, 14)] {
+        let ours = place.prepare(&recipe).unwrap();
+        assert_eq!(ours.manifest().counts.documents, documents, "nulls are empty texts");
+        let same = place.prepare_from(std::slice::from_ref(&lines), &recipe).unwrap();
+        assert_eq!(same.manifest(), ours.manifest());
+    }
+}
+
+#[test]
+fn long_rows_go_in_pieces() {
+    // Written by hand, plain and uncompressed: one row of three pieces and another.
+    let place = Place::new();
+    let text = numbered(0..200_000);
+    place.write("texts/a.parquet", parquet::tests::of_rows(&[&text, "the last\n"]));
+    let prepared = place.prepare(&recipe(512)).unwrap();
+    assert_eq!(prepared.manifest().counts.documents, 2);
+    let all = text + "the last\n";
+    let held = prepared.manifest().counts.held_out_bytes as usize;
+    unshuffled(training(&prepared), &ids(&all[..all.len() - held]));
+}
+
+#[test]
+fn bad_parquet_is_named() {
+    let place = Place::new();
+    let check = |name: &str, bytes: &[u8], field: &str, expected: &str| {
+        let path = place.write(&format!("bad/{name}"), bytes);
+        let recipe = Recipe { field: field.to_owned(), ..recipe(8) };
+        let error = place.prepare_from(&[path], &recipe).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains(expected), "{error}");
+    };
+    let good = table("none.parquet");
+    check(
+        "a.parquet",
+        &good,
+        "body",
+        "column \"body\": found no such column, only: id, tags, text",
+    );
+    check("a.parquet", &good, "id", "column \"id\": expected a column of text, found one of whole");
+    check("a.parquet", &good[..900], "text", "cut short or damaged");
+    check("a.parquet", b"", "text", "expected a Parquet file");
+    check("a.parquet", b"just text that is long enough", "text", "expected a Parquet file");
+    let mut latin = good.clone();
+    let at = latin.windows(5).position(|window| window == b"row 7").unwrap();
+    latin[at] = 0xE9;
+    check("latin.parquet", &latin, "text", "found a byte that is none in row 7 at offset 0");
+    check("latin.jsonl", b"{\"text\": \"caf\xe9\"}\n", "text", "latin.jsonl:1: expected a JSON");
+    assert_eq!(fs::read_dir(place.path("out")).unwrap().count(), 1, "the lock");
+}
+
 #[test]
 fn the_cap_is_kept_and_cuts_between_characters() {
     let place = Place::new();
