@@ -110,7 +110,7 @@ pub struct ModelSection {
 pub struct DataSection {
     /// Files, folders and patterns, relative to the job file.
     pub paths: Vec<String>,
-    /// The field of a `.jsonl` line that holds its text.
+    /// The field of a `.jsonl` line, or the column of a Parquet file, that holds the text.
     pub field: String,
     /// Share of the data kept out of training, to measure with.
     pub held_out: f64,

@@ -49,9 +49,10 @@ fn data(job: &JobFile) -> String {
     format!(
         "[data]\n\
   # Files, folders (with all below) and patterns, relative to this file. Files that end in\n\
-  # .jsonl hold a JSON object a line; everything else is text. Members will read it.\n\
+  # .jsonl hold a JSON object a line, in .parquet a text a row; everything else is text.\n\
+  # Members will read it.\n\
          paths = [{}]\n\
-         field = {}  # of a .jsonl line: where its text is\n\
+         field = {}  # of a .jsonl line, or the .parquet column: where the text is\n\
          held_out = {:?}  # share kept out of training, to measure with\n\
          {max_bytes}  # most bytes of text to use\n",
         paths.join(", "),
