@@ -9,7 +9,7 @@
 //! Invariants: ids are `0..vocab_size()` without gaps; every byte string decodes exactly; equal
 //! text gives an equal trained tokenizer, byte for byte; there are no special tokens.
 
-mod ascii;
+mod words;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -17,7 +17,7 @@ use tokenizers::models::bpe::{BPE, BpeTrainer, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{NormalizerWrapper, TokenizerBuilder, TokenizerImpl};
 
-use ascii::Words;
+use words::Words;
 
 /// Ids of the byte tokenizer, and the least a BPE holds: one for every byte.
 pub const BYTE_VOCAB: usize = 256;
@@ -285,8 +285,8 @@ impl Tokenizer {
 }
 
 impl Bpe {
-    /// Appends the ids of `piece`, which begins at byte `at` of the words' text: ASCII the quick
-    /// way, the lines with anything else by the crate.
+    /// Appends the ids of `piece`, which begins at byte `at` of the words' text: ASCII is split by
+    /// comparisons, the lines with anything else by the pattern itself.
     fn encode_piece(
         &self,
         words: &mut Words<'_>,
@@ -298,10 +298,9 @@ impl Bpe {
         while let Some(stretch) = next_stretch(&piece[rest..]) {
             let (start, end) = (rest, rest + stretch.end);
             if stretch.ascii {
-                words.encode(self.inner.get_model(), at + start..at + end, ids)?;
+                words.encode_ascii(self.inner.get_model(), at + start..at + end, ids)?;
             } else {
-                let encoding = self.inner.encode_fast(&piece[start..end], false)?;
-                ids.extend_from_slice(encoding.get_ids());
+                words.encode_any(self.inner.get_model(), at + start..at + end, ids)?;
             }
             rest = end;
         }

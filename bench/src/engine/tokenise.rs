@@ -26,7 +26,7 @@ pub(super) fn row() -> RowSpec {
 fn measure(session: &mut Session) -> Result<Vec<Row>> {
     let short = session.length() == Length::Short;
     let (learnt_bytes, measured_bytes, staged_bytes) =
-        if short { (1 << 20, 2 << 20, 4 << 20) } else { (8 << 20, 16 << 20, 64 << 20) };
+        if short { (1 << 20, 1 << 20, 4 << 20) } else { (8 << 20, 16 << 20, 64 << 20) };
     let files = rust_sources(None, staged_bytes)?;
     let documents = read(&files, measured_bytes)?;
     let bytes: usize = documents.iter().map(String::len).sum();

@@ -1,17 +1,21 @@
-//! The quick way through a byte-level BPE, for text that is ASCII.
+//! The quick way through a byte-level BPE: word by word, each new one merged once.
 //!
-//! The pattern of GPT-2 is a few comparisons when every character is a byte, and text repeats its
-//! words: a word met before has its ids copied from where they already stand in the output. Only
-//! new words go through the `tokenizers` crate, so its merges stay the only ones.
+//! Text repeats its words: one met before has its ids copied from where they already stand in the
+//! output. Only new words go through the `tokenizers` crate, so its merges stay the only ones. The
+//! crate spends most of its time on where each character came from, which nobody asks for here.
+//! The pattern of GPT-2 is a few comparisons when every character is a byte; letters and digits
+//! beyond ASCII need Unicode's tables, and there the pattern itself is run.
 //!
-//! Not for: text with a character beyond ASCII, whose letters and digits need Unicode's tables.
+//! Not for: other patterns and vocabularies that are not of bytes.
 //!
 //! Invariant: the ids are those the crate gives for the same text; the tests compare the two.
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use tokenizers::Model;
 use tokenizers::models::bpe::BPE;
+use tokenizers::utils::SysRegex;
 
 /// Words remembered within a call, a power of two: 16 384 are 256 KiB, and hold what a mebibyte of
 /// source code repeats.
@@ -21,7 +25,7 @@ const REMEMBERED_BYTES_MAX: usize = 48;
 
 /// Words of one text and where their ids stand in the output.
 pub(super) struct Words<'a> {
-    text: &'a [u8],
+    text: &'a str,
     characters: &'a [char; 256],
     slots: Vec<Slot>,
     mapped: String,
@@ -41,12 +45,11 @@ impl<'a> Words<'a> {
     /// Nothing remembered of `text` yet, which a call takes whole: its places fit in 32 bits.
     pub(super) fn new(text: &'a str, characters: &'a [char; 256]) -> Self {
         let slots = (text.len() / 16).next_power_of_two().clamp(16, SLOTS_MAX);
-        let text = text.as_bytes();
         Self { text, characters, slots: vec![Slot::default(); slots], mapped: String::new() }
     }
 
     /// Appends the ids of a stretch of the text, all of it ASCII, that is encoded for itself.
-    pub(super) fn encode(
+    pub(super) fn encode_ascii(
         &mut self,
         model: &BPE,
         stretch: Range<usize>,
@@ -54,11 +57,31 @@ impl<'a> Words<'a> {
     ) -> tokenizers::Result<()> {
         let mut at = stretch.start;
         while at < stretch.end {
-            let end = at + word_len(&self.text[at..stretch.end]);
+            let end = at + word_len(&self.text.as_bytes()[at..stretch.end]);
             self.word(model, at..end, ids)?;
             at = end;
         }
         Ok(())
+    }
+
+    /// The same for any stretch that begins and ends between characters.
+    pub(super) fn encode_any(
+        &mut self,
+        model: &BPE,
+        stretch: Range<usize>,
+        ids: &mut Vec<u32>,
+    ) -> tokenizers::Result<()> {
+        let mut at = stretch.start;
+        for (start, end) in PATTERN.find_iter(&self.text[stretch.clone()]) {
+            let (start, end) = (stretch.start + start, stretch.start + end);
+            if start != at {
+                break;
+            }
+            self.word(model, start..end, ids)?;
+            at = end;
+        }
+        // Every character is in some word, so only the pattern's own failure ends it early.
+        if at == stretch.end { Ok(()) } else { Err("the pattern gave up on a word".into()) }
     }
 
     fn word(
@@ -67,11 +90,12 @@ impl<'a> Words<'a> {
         range: Range<usize>,
         ids: &mut Vec<u32>,
     ) -> tokenizers::Result<()> {
-        let word = &self.text[range.clone()];
+        let text = self.text.as_bytes();
+        let word = &text[range.clone()];
         let slot = slot_of(word) & (self.slots.len() - 1);
         let known = self.slots[slot];
         let place = known.word as usize;
-        if self.text[place..place + usize::from(known.word_len)] == *word {
+        if text[place..place + usize::from(known.word_len)] == *word {
             let from = known.ids as usize;
             ids.extend_from_within(from..from + usize::from(known.ids_len));
             return Ok(());
@@ -91,8 +115,13 @@ impl<'a> Words<'a> {
     }
 }
 
-/// The length of the first word of a text that is not empty, as GPT-2's pattern has it:
-/// `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`.
+/// GPT-2's pattern, as the crate has it.
+static PATTERN: LazyLock<SysRegex> = LazyLock::new(|| {
+    let pattern = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+    SysRegex::new(pattern).expect("a pattern that the tests run")
+});
+
+/// The length of the first word, as [`PATTERN`] has it, of ASCII that is not empty.
 fn word_len(text: &[u8]) -> usize {
     let first = Class::of(text[0]);
     if first == Class::Space {
