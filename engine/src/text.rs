@@ -72,7 +72,7 @@ pub enum TextError {
     /// The engine refused the prompt or the settings.
     #[error(transparent)]
     Engine(#[from] StepError),
-    /// The model said what its tokenizer does not know.
+    /// The tokenizer does not know a token that is within its vocabulary.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     /// More stops than are looked for.
@@ -124,7 +124,10 @@ pub fn continue_text(
             written.tokens += 1;
             let before = written.text.len();
             let mut bytes = Vec::new();
-            if let Err(error) = tokenizer.push_token(id, &mut bytes) {
+            // Entries beyond the tokenizer's only make the vocabulary a round number.
+            if (id as usize) < tokenizer.vocab_size()
+                && let Err(error) = tokenizer.push_token(id, &mut bytes)
+            {
                 failed = Some(error);
                 return false;
             }
@@ -343,6 +346,22 @@ mod tests {
             calls < 3
         });
         assert_eq!((asked.unwrap().ending, calls), (Ending::Asked, 3));
+    }
+
+    #[test]
+    fn entries_beyond_the_tokenizers_are_read_on_and_not_shown() {
+        let config = ModelConfig { vocab: 300, ..ModelConfig::demo() };
+        let mut engine = Fast::new(config.clone(), 1).unwrap();
+        // A stream of ones and a head that likes nothing but the last entry.
+        engine.params_mut().fill(1.0);
+        let space = config.space();
+        let head = space.tensor("lm_head.weight").unwrap().range();
+        engine.params_mut()[head.start..head.end - config.hidden].fill(0.0);
+        let sampling = Sampling { temperature: 0.0, tokens_max: 5, ..Sampling::default() };
+        let wishes = Wishes { sampling, ..Wishes::default() };
+        let written =
+            continue_text(&mut engine, &Tokenizer::Bytes, &[1], &wishes, &mut |_| true).unwrap();
+        assert_eq!((written.tokens, written.text.as_str()), (5, ""));
     }
 
     #[test]
