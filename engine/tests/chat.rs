@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use proptest::prelude::*;
 use suanli_engine::chat::{ChatError, Message, TEMPLATE_BYTES_MAX, Template};
 
 /// 5 March 2026, 07:08:09: the moment of the script.
@@ -84,4 +85,28 @@ fn dates_are_right_over_leap_years_and_centuries() {
         assert_eq!(at(now).unwrap(), expected);
     }
     assert!(at(u64::MAX).is_ok());
+}
+
+proptest! {
+    #[test]
+    fn a_mutated_template_gives_a_text_or_an_error_and_never_a_panic(
+        which in 0_usize..4,
+        cuts in prop::collection::vec((any::<usize>(), 0_usize..12, any::<usize>()), 1..4),
+    ) {
+        let names = ["marks", "headers", "brackets", "methods"];
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/chat/");
+        let path = format!("{folder}{}.jinja", names[which]);
+        let mut source: Vec<char> = std::fs::read_to_string(path).unwrap().chars().collect();
+        for (at, len, to) in cuts {
+            // A piece moves to another place.
+            let at = at % source.len();
+            let piece: Vec<char> = source.drain(at..(at + len).min(source.len())).collect();
+            let to = to % (source.len() + 1);
+            source.splice(to..to, piece);
+        }
+        let messages = [Message::new("user", "a"), Message::new("assistant", "b")];
+        let source: String = source.into_iter().collect();
+        let _: Result<String, ChatError> =
+            template(&source).and_then(|template| template.render(&messages, NOW));
+    }
 }
