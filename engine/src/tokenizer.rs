@@ -2,13 +2,15 @@
 //!
 //! This is the only place that knows the `tokenizers` crate. Either kind writes a Hugging Face
 //! `tokenizer.json` that opens in `transformers` and gives the same ids there.
+//! [`Tokenizer::from_json`] reads what [`Tokenizer::to_json`] writes for these two, and refuses the
+//! rest. [`Tokenizer::from_any_json`] also takes the tokenizer of another's checkpoint, whose
+//! parts are checked one by one in [`Foreign`].
 //!
-//! Not for: other people's tokenizers. [`Tokenizer::from_json`] reads what [`Tokenizer::to_json`]
-//! writes and refuses the rest, so that no foreign normaliser or pattern runs here.
-//!
-//! Invariants: ids are `0..vocab_size()` without gaps; every byte string decodes exactly; equal
-//! text gives an equal trained tokenizer, byte for byte; there are no special tokens.
+//! Invariants of the two that are ours: ids are `0..vocab_size()` without gaps; every byte string
+//! decodes exactly; equal text gives an equal trained tokenizer, byte for byte; there are no
+//! special tokens.
 
+mod foreign;
 mod words;
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,6 +19,8 @@ use tokenizers::models::bpe::{BPE, BpeTrainer, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{NormalizerWrapper, TokenizerBuilder, TokenizerImpl};
 
+use foreign::Begins;
+pub use foreign::Foreign;
 use words::Words;
 
 /// Ids of the byte tokenizer, and the least a BPE holds: one for every byte.
@@ -95,6 +99,28 @@ pub enum TokenizerError {
         /// What is wrong with it.
         wrong: String,
     },
+    /// A part of another's `tokenizer.json` that this program does not know.
+    #[error(
+        "this tokenizer.json cannot be used: `{field}`: expected {expected}, found {found}; a \
+             byte-level BPE and a BPE with byte fallback can be read"
+    )]
+    Unsupported {
+        /// The field.
+        field: &'static str,
+        /// What it may be.
+        expected: &'static str,
+        /// What it is.
+        found: String,
+    },
+    /// A part of another's tokenizer gave up on a text.
+    #[error(
+        "the checkpoint's tokenizer fails on this text: {reason}; change the text, or use another \
+             tokenizer"
+    )]
+    Foreign {
+        /// What the crate said.
+        reason: String,
+    },
     /// An id outside the vocabulary.
     #[error("expected token ids below {vocab}, found {found}: the ids come from another tokenizer")]
     UnknownId {
@@ -112,6 +138,8 @@ pub enum Tokenizer {
     Bytes,
     /// A trained byte-level BPE.
     Bpe(Box<Bpe>),
+    /// One that came with another's checkpoint.
+    Foreign(Box<Foreign>),
 }
 
 /// A byte-level BPE with the bytes of each of its tokens.
@@ -157,12 +185,13 @@ impl Tokenizer {
         Self::bpe(inner)
     }
 
-    /// How many ids there are.
+    /// How many ids there are; for a foreign one, one more than the largest.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
         match self {
             Self::Bytes => BYTE_VOCAB,
             Self::Bpe(bpe) => bpe.tokens.len(),
+            Self::Foreign(foreign) => foreign.vocab_size(),
         }
     }
 
@@ -188,11 +217,13 @@ impl Tokenizer {
                 }
                 Ok(ids)
             }
+            Self::Foreign(foreign) => foreign.encode(utf8(text)?, Begins::Here),
         }
     }
 
-    /// The ids of `text` in which special tokens may stand, such as a rendered chat. These
-    /// tokenizers have none, so they are those of [`encode`](Self::encode).
+    /// The ids of `text` in which special tokens may stand, such as a rendered chat. Our own
+    /// tokenizers have none, and a foreign one finds its own in any text, as `transformers` does:
+    /// so they are those of [`encode`](Self::encode).
     ///
     /// # Errors
     /// As for [`encode`](Self::encode).
@@ -200,7 +231,37 @@ impl Tokenizer {
         self.encode(text)
     }
 
-    /// The bytes that `ids` stand for.
+    /// The ids of a text that goes on behind a line end: where a foreign tokenizer puts a space
+    /// before a text, here it puts none.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_more(&self, text: &[u8]) -> Result<Vec<u32>, TokenizerError> {
+        let Self::Foreign(foreign) = self else { return self.encode(text) };
+        bounded("of text in one call", text.len(), ENCODE_BYTES_MAX)?;
+        foreign.encode(utf8(text)?, Begins::Inside)
+    }
+
+    /// What belongs before a document: the token that begins one, where a foreign tokenizer has it.
+    #[must_use]
+    pub fn document_start(&self) -> &[u32] {
+        match self {
+            Self::Bytes | Self::Bpe(_) => &[],
+            Self::Foreign(foreign) => foreign.start(),
+        }
+    }
+
+    /// What belongs behind a document.
+    #[must_use]
+    pub fn document_end(&self) -> &[u32] {
+        match self {
+            Self::Bytes | Self::Bpe(_) => &[],
+            Self::Foreign(foreign) => foreign.end(),
+        }
+    }
+
+    /// The bytes that `ids` stand for. A foreign tokenizer that puts a space before a text takes it
+    /// off again.
     ///
     /// # Errors
     /// When an id is not in the vocabulary.
@@ -208,6 +269,9 @@ impl Tokenizer {
         let mut bytes = Vec::with_capacity(ids.len() * 2);
         for &id in ids {
             self.push_token(id, &mut bytes)?;
+        }
+        if let Self::Foreign(foreign) = self {
+            foreign.strip(&mut bytes);
         }
         Ok(bytes)
     }
@@ -232,11 +296,15 @@ impl Tokenizer {
                 let index = usize::try_from(id).map_err(|_| unknown())?;
                 bytes.extend_from_slice(bpe.tokens.get(index).ok_or_else(unknown)?);
             }
+            Self::Foreign(foreign) => {
+                bytes.extend_from_slice(foreign.token(id).ok_or_else(unknown)?);
+            }
         }
         Ok(())
     }
 
-    /// The Hugging Face `tokenizer.json` of this tokenizer: equal tokenizers give equal text.
+    /// The Hugging Face `tokenizer.json` of this tokenizer: equal tokenizers give equal text. Of a
+    /// foreign one it is the text that was read.
     ///
     /// # Errors
     /// Only by a defect.
@@ -244,6 +312,7 @@ impl Tokenizer {
         let mut text = match self {
             Self::Bytes => byte_inner()?.to_string(true),
             Self::Bpe(bpe) => bpe.inner.to_string(true),
+            Self::Foreign(foreign) => return Ok(foreign.text().to_owned()),
         }
         .map_err(internal("writing tokenizer.json"))?;
         text.push('\n');
@@ -275,6 +344,21 @@ impl Tokenizer {
                 Err(wrong("it does not split into words, yet is not the byte table"))
             }
         }
+    }
+
+    /// Reads any `tokenizer.json` that can be used: one of ours, or that of another's checkpoint.
+    ///
+    /// # Errors
+    /// When it is too long, damaged, or of a kind that is not known here.
+    pub fn from_any_json(text: &str) -> Result<Self, TokenizerError> {
+        bounded("of tokenizer.json", text.len(), JSON_BYTES_MAX)?;
+        let json: serde_json::Value = serde_json::from_str(text).map_err(wrong)?;
+        if may_be_ours(&json)
+            && let Ok(ours) = Self::from_json(text)
+        {
+            return Ok(ours);
+        }
+        Ok(Self::Foreign(Box::new(Foreign::read(text, &json)?)))
     }
 
     fn bpe(inner: Inner) -> Result<Self, TokenizerError> {
@@ -311,6 +395,16 @@ impl Bpe {
         self.tokens.len() == BYTE_VOCAB
             && self.tokens.iter().zip(0_u8..=255).all(|(token, byte)| token == &[byte])
     }
+}
+
+/// Whether it is worth trying to read it as one of ours: others are long, and have other parts.
+fn may_be_ours(json: &serde_json::Value) -> bool {
+    let none = |field: &str| json[field].is_null();
+    none("normalizer") && none("post_processor") && json["pre_tokenizer"]["type"] == "ByteLevel"
+}
+
+fn utf8(text: &[u8]) -> Result<&str, TokenizerError> {
+    std::str::from_utf8(text).map_err(|e| TokenizerError::NotUtf8 { offset: e.valid_up_to() })
 }
 
 /// Where `text` may be cut so that encoding the two halves one by one gives the ids of the whole:
@@ -507,6 +601,11 @@ fn check_vocab(found: usize) -> Result<(), TokenizerError> {
     } else {
         Err(TokenizerError::VocabSize { found })
     }
+}
+
+/// A foreign vocabulary may lack some bytes.
+fn check_entries(found: usize) -> Result<(), TokenizerError> {
+    if (1..=VOCAB_MAX).contains(&found) { Ok(()) } else { Err(TokenizerError::VocabSize { found }) }
 }
 
 fn bounded(what: &'static str, found: usize, max: usize) -> Result<(), TokenizerError> {
