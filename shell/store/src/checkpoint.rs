@@ -2,7 +2,10 @@
 //!
 //! A folder of ours also holds `suanli.json`, with the hash of every other file: it shows that we
 //! made it (so that it may be replaced), and a flipped bit is seen when it is read. Reading does
-//! without it, so a checkpoint that other software saved in the same shape is read too.
+//! without it, so a checkpoint of the Llama family that other software saved is read too: Llama 2
+//! and 3, Mistral, Qwen2 and Qwen3, whole or in shards, as 32-bit or 16-bit floats. A context
+//! longer than the engine's, or than a sliding window, is read as that: up to there every number
+//! is the same. What is written is 32-bit floats in one file.
 //!
 //! Not for: the city's own state, which is a chain of versions in blobs.
 //!
@@ -10,19 +13,26 @@
 //! forced write moves it aside; parameters that are not finite are neither written nor read.
 
 mod chat;
+mod companions;
 mod config;
 mod error;
 mod folder;
+mod header;
+mod shape;
+mod shards;
 mod tensors;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use suanli_engine::ModelConfig;
 use suanli_engine::tokenizer::{JSON_BYTES_MAX, Tokenizer};
 
 pub use chat::{Dialogue, read_dialogue};
+pub use companions::{Companions, pack, unpack};
 pub use error::CheckpointError;
 use folder::{Draft, check_hashes, read_text};
+use shape::{Fields, family_of};
 
 const CONFIG: &str = "config.json";
 const GENERATION: &str = "generation_config.json";
@@ -52,6 +62,8 @@ pub struct Contents<'a> {
     pub params: &'a [f32],
     /// The tokenizer.
     pub tokenizer: &'a Tokenizer,
+    /// What goes with the tokenizer.
+    pub companions: &'a Companions,
     /// What it says about itself.
     pub card: &'a Card,
 }
@@ -74,6 +86,8 @@ pub struct Loaded {
     pub params: Vec<f32>,
     /// The tokenizer.
     pub tokenizer: Tokenizer,
+    /// What goes with a foreign tokenizer.
+    pub companions: Companions,
 }
 
 /// Writes a checkpoint to `folder`; says where a foreign folder went that had to make room.
@@ -86,18 +100,25 @@ pub fn write(
     contents: &Contents<'_>,
     overwrite: Overwrite,
 ) -> Result<Option<PathBuf>, CheckpointError> {
-    let Contents { config, params, tokenizer, card } = *contents;
+    let Contents { config, params, tokenizer, companions, card } = *contents;
     config.check()?;
+    let family = family_of(config).ok_or(CheckpointError::NoArchitecture)?;
     same_vocab(config, tokenizer)?;
     if params.len() != config.parameters() {
         let (expected, found) = (config.parameters(), params.len());
         return Err(CheckpointError::ParameterCount { expected, found });
     }
+    let mut small = BTreeMap::from([
+        (GENERATION, config::generation_json(companions)),
+        (TOKENIZER_CONFIG, config::tokenizer_json(config)),
+    ]);
+    small.extend(companions.files().map(|(name, text)| (name, text.to_owned())));
     let mut draft = Draft::beside(folder, overwrite)?;
-    draft.write(CONFIG, config::to_json(config).as_bytes())?;
-    draft.write(GENERATION, config::generation_json().as_bytes())?;
+    draft.write(CONFIG, config::to_json(config, family, companions).as_bytes())?;
     draft.write(TOKENIZER, tokenizer.to_json()?.as_bytes())?;
-    draft.write(TOKENIZER_CONFIG, config::tokenizer_json(config).as_bytes())?;
+    for (name, text) in small {
+        draft.write(name, text.as_bytes())?;
+    }
     draft.write(CARD, readme(config, card).as_bytes())?;
     draft.stream(WEIGHTS, |out| tensors::write(out, config, params))?;
     draft.publish()
@@ -108,19 +129,52 @@ pub fn write(
 /// # Errors
 /// What is missing, damaged, or of a shape that this program does not train.
 pub fn read(folder: &Path) -> Result<Loaded, CheckpointError> {
-    let text = read_text(&folder.join(CONFIG), CONFIG_BYTES_MAX)?;
-    let config = config::from_json(&folder.join(CONFIG), &text)?;
+    let path = folder.join(CONFIG);
+    let fields = Fields::parse(&path, &read_text(&path, CONFIG_BYTES_MAX)?)?;
+    let config = fields.config()?;
     check_hashes(folder)?;
-    let text = read_text(&folder.join(TOKENIZER), JSON_BYTES_MAX as u64)?;
-    let tokenizer = Tokenizer::from_json(&text)?;
-    same_vocab(&config, &tokenizer)?;
-    let params = tensors::read(&folder.join(WEIGHTS), &config)?;
-    Ok(Loaded { config, params, tokenizer })
+    let (tokenizer, companions) = read_tokenizer(folder, &fields, &config)?;
+    let params = tensors::read(folder, &config)?;
+    Ok(Loaded { config, params, tokenizer, companions })
 }
 
+/// Reads the sizes and the tokenizer of a checkpoint, and not its weights.
+///
+/// # Errors
+/// As [`read`], but for what is wrong with the weights.
+pub fn read_sizes(folder: &Path) -> Result<(ModelConfig, Tokenizer), CheckpointError> {
+    let path = folder.join(CONFIG);
+    let fields = Fields::parse(&path, &read_text(&path, CONFIG_BYTES_MAX)?)?;
+    let config = fields.config()?;
+    let (tokenizer, _) = read_tokenizer(folder, &fields, &config)?;
+    Ok((config, tokenizer))
+}
+
+fn read_tokenizer(
+    folder: &Path,
+    fields: &Fields<'_>,
+    config: &ModelConfig,
+) -> Result<(Tokenizer, Companions), CheckpointError> {
+    let text = read_text(&folder.join(TOKENIZER), JSON_BYTES_MAX as u64)?;
+    let tokenizer = Tokenizer::from_any_json(&text)?;
+    same_vocab(config, &tokenizer)?;
+    let companions = match &tokenizer {
+        Tokenizer::Foreign(_) => Companions::read(folder, fields, config.vocab)?,
+        // The files beside our own say nothing that the tokenizer does not.
+        _ => Companions::default(),
+    };
+    Ok((tokenizer, companions))
+}
+
+/// A model may have more entries than the tokenizer of its checkpoint, to have a round number.
 fn same_vocab(config: &ModelConfig, tokenizer: &Tokenizer) -> Result<(), CheckpointError> {
     let (expected, found) = (config.vocab, tokenizer.vocab_size());
-    if expected == found { Ok(()) } else { Err(CheckpointError::Vocab { expected, found }) }
+    let padded = matches!(tokenizer, Tokenizer::Foreign(_)) && found < expected;
+    if expected == found || padded {
+        Ok(())
+    } else {
+        Err(CheckpointError::Vocab { expected, found })
+    }
 }
 
 fn readme(config: &ModelConfig, card: &Card) -> String {
@@ -128,7 +182,7 @@ fn readme(config: &ModelConfig, card: &Card) -> String {
     let mut text = format!(
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [suanli]\n---\n\n\
          # {name}\n\n\
-         A decoder of the Llama shape with {} parameters, trained by a city of computinglets with\n\
+         A decoder of the Llama family with {} parameters, trained by a city of computinglets with\n\
          Suanli. It says what its data say, and nothing was done to make it safe or right.\n\n\
          | | |\n| --- | --- |\n\
          | layers, width, heads (keys) | {}, {}, {} ({}) |\n\
@@ -164,5 +218,7 @@ fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace(['\n', '\r'], " ")
 }
 
+#[cfg(test)]
+mod foreign_tests;
 #[cfg(test)]
 mod tests;

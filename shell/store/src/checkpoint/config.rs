@@ -1,62 +1,93 @@
-//! `config.json` and its small companions, as `transformers` 4 and 5 write them.
-
-use std::path::Path;
+//! Writes `config.json` and its small companions, as `transformers` 4 and 5 read them.
 
 use serde::Serialize;
-use serde_json::Value;
-use suanli_engine::ModelConfig;
+use suanli_engine::{ModelConfig, RopeScaling};
 
-use super::error::{CheckpointError, damaged};
+use super::companions::Companions;
+use super::shape::Family;
 
 /// A struct and not a JSON value, because `f32` then prints as short as it was written.
 #[derive(Serialize)]
 struct Config<'a> {
     architectures: [&'a str; 1],
-    attention_bias: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attention_bias: Option<bool>,
     attention_dropout: f32,
-    bos_token_id: Option<u32>,
+    bos_token_id: Ids<'a>,
     dtype: &'a str,
-    eos_token_id: Option<u32>,
+    eos_token_id: Ids<'a>,
     head_dim: usize,
     hidden_act: &'a str,
     hidden_size: usize,
     initializer_range: f32,
     intermediate_size: usize,
     max_position_embeddings: usize,
-    mlp_bias: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mlp_bias: Option<bool>,
     model_type: &'a str,
     num_attention_heads: usize,
     num_hidden_layers: usize,
     num_key_value_heads: usize,
-    pad_token_id: Option<u32>,
-    pretraining_tp: u32,
+    pad_token_id: Ids<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pretraining_tp: Option<u32>,
     rms_norm_eps: f32,
     /// Where `transformers` 5 looks.
     rope_parameters: Rope<'a>,
-    rope_scaling: Option<u32>,
     /// Where `transformers` 4 looks.
+    rope_scaling: Option<Rope<'a>>,
     rope_theta: f32,
     tie_word_embeddings: bool,
     /// The older name of `dtype`.
     torch_dtype: &'a str,
     use_cache: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    use_sliding_window: Option<bool>,
     vocab_size: usize,
 }
 
 #[derive(Serialize)]
 struct Rope<'a> {
-    rope_theta: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    factor: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    high_freq_factor: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    low_freq_factor: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    original_max_position_embeddings: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rope_theta: Option<f32>,
     rope_type: &'a str,
 }
 
 #[derive(Serialize)]
-struct Generation {
-    bos_token_id: Option<u32>,
+struct Generation<'a> {
+    bos_token_id: Ids<'a>,
     do_sample: bool,
-    eos_token_id: Option<u32>,
-    pad_token_id: Option<u32>,
+    eos_token_id: Ids<'a>,
+    pad_token_id: Ids<'a>,
     temperature: f32,
     top_p: f32,
+}
+
+/// Ids as they are written: none as null, one alone, several as a list.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Ids<'a> {
+    None(()),
+    One(u32),
+    Several(&'a [u32]),
+}
+
+impl<'a> Ids<'a> {
+    const fn of(ids: &'a [u32]) -> Self {
+        match ids {
+            [] => Self::None(()),
+            [one] => Self::One(*one),
+            several => Self::Several(several),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -68,44 +99,85 @@ struct TokenizerConfig<'a> {
     tokenizer_class: &'a str,
 }
 
-pub(super) fn to_json(config: &ModelConfig) -> String {
+/// The `config.json` of a model that needs `family`.
+pub(super) fn to_json(config: &ModelConfig, family: Family, companions: &Companions) -> String {
+    let (architecture, kind) = match family {
+        Family::Llama => ("LlamaForCausalLM", "llama"),
+        Family::Mistral => ("MistralForCausalLM", "mistral"),
+        Family::Qwen2 => ("Qwen2ForCausalLM", "qwen2"),
+        Family::Qwen3 => ("Qwen3ForCausalLM", "qwen3"),
+    };
+    let llama = family == Family::Llama;
+    let qwen = matches!(family, Family::Qwen2 | Family::Qwen3);
+    let scaling = config.rope_scaling.as_ref();
     pretty(&Config {
-        architectures: ["LlamaForCausalLM"],
-        attention_bias: false,
+        architectures: [architecture],
+        attention_bias: (llama || family == Family::Qwen3).then_some(false),
         attention_dropout: 0.0,
-        bos_token_id: None,
+        bos_token_id: Ids::of(companions.bos()),
         dtype: "float32",
-        eos_token_id: None,
+        eos_token_id: Ids::of(companions.eos()),
         head_dim: config.head_dim(),
         hidden_act: "silu",
         hidden_size: config.hidden,
         initializer_range: 0.02,
         intermediate_size: config.ffn,
         max_position_embeddings: config.context,
-        mlp_bias: false,
-        model_type: "llama",
+        mlp_bias: llama.then_some(false),
+        model_type: kind,
         num_attention_heads: config.heads,
         num_hidden_layers: config.layers,
         num_key_value_heads: config.kv_heads,
-        pad_token_id: None,
-        pretraining_tp: 1,
+        pad_token_id: Ids::of(companions.pad()),
+        pretraining_tp: llama.then_some(1),
         rms_norm_eps: config.norm_eps,
-        rope_parameters: Rope { rope_theta: config.rope_theta, rope_type: "default" },
-        rope_scaling: None,
+        rope_parameters: rope(scaling, Some(config.rope_theta)),
+        rope_scaling: scaling.map(|scaling| rope(Some(scaling), None)),
         rope_theta: config.rope_theta,
         tie_word_embeddings: config.tied,
         torch_dtype: "float32",
         use_cache: true,
+        use_sliding_window: qwen.then_some(false),
         vocab_size: config.vocab,
     })
 }
 
-pub(super) fn generation_json() -> String {
+fn rope(scaling: Option<&RopeScaling>, rope_theta: Option<f32>) -> Rope<'static> {
+    let plain = Rope {
+        factor: None,
+        high_freq_factor: None,
+        low_freq_factor: None,
+        original_max_position_embeddings: None,
+        rope_theta,
+        rope_type: "default",
+    };
+    match scaling {
+        None => plain,
+        Some(RopeScaling::Linear { factor }) => {
+            Rope { factor: Some(*factor), rope_type: "linear", ..plain }
+        }
+        Some(RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_context,
+        }) => Rope {
+            factor: Some(*factor),
+            high_freq_factor: Some(*high_freq_factor),
+            low_freq_factor: Some(*low_freq_factor),
+            original_max_position_embeddings: Some(*original_context),
+            rope_type: "llama3",
+            ..plain
+        },
+    }
+}
+
+pub(super) fn generation_json(companions: &Companions) -> String {
     pretty(&Generation {
-        bos_token_id: None,
+        bos_token_id: Ids::of(companions.bos()),
         do_sample: true,
-        eos_token_id: None,
-        pad_token_id: None,
+        eos_token_id: Ids::of(companions.eos()),
+        pad_token_id: Ids::of(companions.pad()),
         temperature: 0.8,
         top_p: 0.95,
     })
@@ -119,96 +191,6 @@ pub(super) fn tokenizer_json(config: &ModelConfig) -> String {
         model_max_length: config.context,
         tokenizer_class: "PreTrainedTokenizerFast",
     })
-}
-
-/// The sizes in a `config.json` of ours, or of other software for the same shape.
-pub(super) fn from_json(path: &Path, text: &str) -> Result<ModelConfig, CheckpointError> {
-    let value: Value =
-        serde_json::from_str(text).map_err(|error| damaged(path, error.to_string()))?;
-    let fields = Fields { path, value: &value };
-    fields.must("model_type", &Value::from("llama"))?;
-    for (field, only) in [
-        ("hidden_act", Value::from("silu")),
-        ("attention_bias", Value::from(false)),
-        ("mlp_bias", Value::from(false)),
-        ("rope_scaling", Value::Null),
-    ] {
-        if !fields.get(field).is_null() {
-            fields.must(field, &only)?;
-        }
-    }
-    let heads = fields.size("num_attention_heads")?;
-    let config = ModelConfig {
-        vocab: fields.size("vocab_size")?,
-        hidden: fields.size("hidden_size")?,
-        layers: fields.size("num_hidden_layers")?,
-        heads,
-        kv_heads: fields.size_or("num_key_value_heads", heads)?,
-        ffn: fields.size("intermediate_size")?,
-        context: fields.size("max_position_embeddings")?,
-        rope_theta: fields.rope_theta()?,
-        norm_eps: fields.number("rms_norm_eps")?,
-        tied: fields.get("tie_word_embeddings").as_bool().unwrap_or(false),
-        ..ModelConfig::demo()
-    };
-    config.check()?;
-    let head_dim = fields.size_or("head_dim", config.head_dim())?;
-    if head_dim != config.head_dim() {
-        return Err(fields.shape("head_dim", config.head_dim()));
-    }
-    Ok(config)
-}
-
-struct Fields<'a> {
-    path: &'a Path,
-    value: &'a Value,
-}
-
-impl Fields<'_> {
-    /// The field, or null when there is none.
-    fn get(&self, field: &str) -> &Value {
-        &self.value[field]
-    }
-
-    fn must(&self, field: &'static str, only: &Value) -> Result<(), CheckpointError> {
-        if self.get(field) == only { Ok(()) } else { Err(self.shape(field, only)) }
-    }
-
-    fn size(&self, field: &'static str) -> Result<usize, CheckpointError> {
-        let size = self.get(field).as_u64().and_then(|size| usize::try_from(size).ok());
-        size.ok_or_else(|| self.shape(field, "a whole number"))
-    }
-
-    fn size_or(&self, field: &'static str, other: usize) -> Result<usize, CheckpointError> {
-        if self.get(field).is_null() { Ok(other) } else { self.size(field) }
-    }
-
-    fn number(&self, field: &'static str) -> Result<f32, CheckpointError> {
-        let number = self.get(field).as_f64();
-        number.map(|number| number as f32).ok_or_else(|| self.shape(field, "a number"))
-    }
-
-    fn rope_theta(&self) -> Result<f32, CheckpointError> {
-        let rope = self.get("rope_parameters");
-        let kind = &rope["rope_type"];
-        if !kind.is_null() && kind != "default" {
-            return Err(self.shape("rope_parameters", "the rope_type \"default\""));
-        }
-        match rope["rope_theta"].as_f64() {
-            Some(theta) => Ok(theta as f32),
-            None if self.get("rope_theta").is_null() => Ok(10_000.0),
-            None => self.number("rope_theta"),
-        }
-    }
-
-    fn shape(&self, field: &'static str, expected: impl ToString) -> CheckpointError {
-        let found = match self.get(field) {
-            Value::Null => "nothing".to_owned(),
-            value => value.to_string().chars().take(60).collect(),
-        };
-        let path = self.path.to_owned();
-        CheckpointError::Shape { path, field, expected: expected.to_string(), found }
-    }
 }
 
 fn pretty(value: &impl Serialize) -> String {

@@ -50,7 +50,7 @@ pub enum CheckpointError {
     },
     /// The model is of another shape than ours.
     #[error("{}: `{field}`: expected {expected}, found {found}; this program trains decoders of \
-             the plain Llama shape only", path.display())]
+             the Llama family: Llama 2 and 3, Mistral, Qwen2, Qwen3", path.display())]
     Shape {
         /// The file.
         path: PathBuf,
@@ -74,7 +74,27 @@ pub enum CheckpointError {
         /// What the file has.
         found: String,
     },
-    /// A parameter is infinite or no number.
+    /// The weights are pickled, which only their own software should open.
+    #[error("{} is pickled, and reading it can run code: save the model again as safetensors, in \
+             transformers with save_pretrained", path.display())]
+    Pickled {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A weight in a file is infinite or no number.
+    #[error("{}: parameter {index} of tensor {tensor} is {found}: the model diverged or is \
+             damaged; take an earlier version", path.display())]
+    WeightNotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Which of its elements.
+        index: usize,
+        /// Its value.
+        found: f32,
+    },
+    /// A parameter to be written is infinite or no number.
     #[error(
         "parameter {index} of tensor {tensor} is {found}: the model diverged or is damaged; \
              take an earlier version"
@@ -114,6 +134,12 @@ pub enum CheckpointError {
         /// What is wrong with it.
         source: ChatError,
     },
+    /// No architecture has what the model needs: ours.
+    #[error(
+        "a model with biases of queries, keys and values and with norms of queries and keys has no \
+             architecture in transformers: leave out one of the two"
+    )]
+    NoArchitecture,
     /// The sizes cannot work.
     #[error(transparent)]
     Config(#[from] ConfigError),

@@ -1,4 +1,4 @@
-//! `model.safetensors`: a length, a JSON header, and the parameters as they lie in memory.
+//! Weights as `.safetensors`: a length, a JSON header, and the numbers as they lie in memory.
 //!
 //! Written and read by ourselves, because tensors in the order of the flat buffer make the body
 //! one stream, and a file is then never held in memory next to its parameters. The `safetensors`
@@ -6,30 +6,22 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use suanli_engine::ModelConfig;
 
-use super::error::{CheckpointError, damaged, io as io_error};
+use super::error::{CheckpointError, io as io_error};
+use super::header::{Info, Place, TensorFile};
+use super::shards;
 
-/// Our largest model's header is under 2 MiB.
-const HEADER_BYTES_MAX: u64 = 16 << 20;
-const LENGTH_BYTES: u64 = 8;
 /// The header's length is a multiple of this, so that the parameters are aligned.
 const ALIGNMENT: usize = 8;
 /// Elements that are converted at once.
 const PIECE: usize = 1 << 16;
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Info {
-    dtype: String,
-    shape: Vec<usize>,
-    data_offsets: (u64, u64),
-}
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
 
 /// Writes the header and `params`, which the caller has counted.
 pub(super) fn write(
@@ -59,29 +51,70 @@ pub(super) enum WriteFault {
     Io(io::Error),
 }
 
-/// Reads the parameters, every tensor checked against `config`.
-pub(super) fn read(path: &Path, config: &ModelConfig) -> Result<Vec<f32>, CheckpointError> {
-    let file = File::open(path).map_err(io_error("read", path))?;
-    let file_bytes = file.metadata().map_err(io_error("read", path))?.len();
-    let mut file = BufReader::with_capacity(4 * PIECE, file);
-    let (infos, body) = read_header(&mut file, file_bytes, path)?;
-    let place = check_infos(&infos, file_bytes - body, config, path)?;
+/// Reads the parameters from the files in `folder`, every tensor checked against `config`.
+pub(super) fn read(folder: &Path, config: &ModelConfig) -> Result<Vec<f32>, CheckpointError> {
+    let files = shards::open(folder)?;
+    let places = places(&files, config)?;
     let mut params = vec![0.0_f32; config.parameters()];
     let mut bytes = vec![0_u8; 4 * PIECE];
-    for (tensor, start) in config.space().tensors().iter().zip(place) {
-        let from = SeekFrom::Start(body + start);
-        file.seek(from).map_err(io_error("read", path))?;
-        for piece in params[tensor.range()].chunks_mut(PIECE) {
-            let bytes = &mut bytes[..4 * piece.len()];
-            file.read_exact(bytes).map_err(io_error("read", path))?;
-            let (words, _) = bytes.as_chunks::<4>();
-            for (value, word) in piece.iter_mut().zip(words) {
-                *value = f32::from_le_bytes(*word);
-            }
+    let mut open: Option<(usize, File)> = None;
+    for (tensor, (index, place)) in config.space().tensors().iter().zip(&places) {
+        let file = opened(&mut open, *index, &files[*index].path)?;
+        let path = &files[*index].path;
+        let out = &mut params[tensor.range()];
+        file.seek(SeekFrom::Start(place.start)).map_err(io_error("read", path))?;
+        for (piece, first) in out.chunks_mut(PIECE).zip((0..).step_by(PIECE)) {
+            fill(file, *place, &mut bytes, piece).map_err(io_error("read", path))?;
+            check_piece(path, &tensor.name, first, piece)?;
         }
     }
-    check_finite(config, &params)?;
+    if config.tied
+        && let Some(file) = files.iter().find(|file| file.tensors.contains_key(HEAD))
+    {
+        check_tied(file, config, &params[..config.vocab * config.hidden])?;
+    }
     Ok(params)
+}
+
+/// The file with this index: the one that is open, or opened now.
+fn opened<'a>(
+    open: &'a mut Option<(usize, File)>,
+    index: usize,
+    path: &Path,
+) -> Result<&'a mut File, CheckpointError> {
+    if open.as_ref().is_none_or(|(other, _)| *other != index) {
+        *open = Some((index, File::open(path).map_err(io_error("read", path))?));
+    }
+    let (_, file) = open.as_mut().expect("it was just opened");
+    Ok(file)
+}
+
+fn fill(file: &mut File, place: Place, bytes: &mut [u8], out: &mut [f32]) -> io::Result<()> {
+    let bytes = &mut bytes[..place.number.bytes() * out.len()];
+    file.read_exact(bytes)?;
+    place.number.widen(bytes, out);
+    Ok(())
+}
+
+/// A head that is tied may be in the files too, when it is the embedding.
+fn check_tied(
+    file: &TensorFile,
+    config: &ModelConfig,
+    embedding: &[f32],
+) -> Result<(), CheckpointError> {
+    let place = file.place(HEAD, &[config.vocab, config.hidden])?;
+    let mut input = File::open(&file.path).map_err(io_error("read", &file.path))?;
+    input.seek(SeekFrom::Start(place.start)).map_err(io_error("read", &file.path))?;
+    let (mut bytes, mut head) = (vec![0_u8; 4 * PIECE], vec![0.0_f32; PIECE]);
+    for expected in embedding.chunks(PIECE) {
+        let head = &mut head[..expected.len()];
+        fill(&mut input, place, &mut bytes, head).map_err(io_error("read", &file.path))?;
+        if head != expected {
+            let expected = format!("the values of {EMBEDDING}, since the two are tied");
+            return Err(file.wrong(HEAD, expected, "others".to_owned()));
+        }
+    }
+    Ok(())
 }
 
 fn header(config: &ModelConfig) -> String {
@@ -102,86 +135,55 @@ fn header(config: &ModelConfig) -> String {
     text
 }
 
-/// The header's tensors, and where the body begins.
-fn read_header(
-    file: &mut impl Read,
-    file_bytes: u64,
-    path: &Path,
-) -> Result<(BTreeMap<String, Info>, u64), CheckpointError> {
-    let Some(after_length) = file_bytes.checked_sub(LENGTH_BYTES) else {
-        return Err(damaged(path, format!("expected a header, found {file_bytes} bytes in all")));
-    };
-    let mut length = [0; LENGTH_BYTES as usize];
-    file.read_exact(&mut length).map_err(io_error("read", path))?;
-    let length = u64::from_le_bytes(length);
-    if length > HEADER_BYTES_MAX.min(after_length) {
-        let wrong = format!(
-            "it says its header has {length} bytes; {after_length} follow, and at most \
-             {HEADER_BYTES_MAX} are allowed"
-        );
-        return Err(damaged(path, wrong));
+/// The file and place of each tensor of the model, in the model's order. Nothing else is in the
+/// files but what is known to do no harm.
+fn places(
+    files: &[TensorFile],
+    config: &ModelConfig,
+) -> Result<Vec<(usize, Place)>, CheckpointError> {
+    let space = config.space();
+    let find = |name: &str| files.iter().position(|file| file.tensors.contains_key(name));
+    let mut places = Vec::with_capacity(space.tensors().len());
+    for tensor in space.tensors() {
+        // Of one that is in none, the first file says what was expected.
+        let index = find(&tensor.name).unwrap_or(0);
+        places.push((index, files[index].place(&tensor.name, &tensor.shape)?));
     }
-    let mut text = vec![0; usize::try_from(length).expect("at most 16 MiB")];
-    file.read_exact(&mut text).map_err(io_error("read", path))?;
-    let bad = |error: serde_json::Error| damaged(path, format!("its header: {error}"));
-    let values: BTreeMap<String, Value> = serde_json::from_slice(&text).map_err(bad)?;
-    let mut infos = BTreeMap::new();
-    for (name, value) in values {
-        if name != "__metadata__" {
-            infos.insert(name, serde_json::from_value(value).map_err(bad)?);
+    for file in files {
+        let extra = |name: &&String| space.tensor(name).is_none() && !is_harmless(name, config);
+        if let Some(extra) = file.tensors.keys().find(extra) {
+            return Err(file.wrong(extra, "no such tensor".to_owned(), "one".to_owned()));
         }
+        file.check_layout()?;
     }
-    Ok((infos, LENGTH_BYTES + length))
+    Ok(places)
 }
 
-/// Where each tensor of the model starts in the body, in the model's order.
-fn check_infos(
-    infos: &BTreeMap<String, Info>,
-    body_bytes: u64,
-    config: &ModelConfig,
-    path: &Path,
-) -> Result<Vec<u64>, CheckpointError> {
-    let wrong = |tensor: &str, expected: String, found: String| CheckpointError::Tensor {
-        path: path.to_owned(),
-        tensor: tensor.chars().take(100).collect(),
-        expected,
-        found,
+/// Whether a tensor beside the model's changes nothing: rotary frequencies that older software
+/// stored with each layer and that follow from the config, and a head that is the embedding.
+fn is_harmless(name: &str, config: &ModelConfig) -> bool {
+    let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
+    let of_layer = |(number, part): (&str, &str)| {
+        part == "self_attn.rotary_emb.inv_freq" && number.parse::<usize>().is_ok()
     };
-    let space = config.space();
-    let mut starts = Vec::with_capacity(space.tensors().len());
-    for tensor in space.tensors() {
-        let name = &tensor.name;
-        let expected = format!("F32 of shape {:?}", tensor.shape);
-        let Some(info) = infos.get(name) else {
-            return Err(wrong(name, expected, "no such tensor".to_owned()));
-        };
-        if info.dtype != "F32" || info.shape != tensor.shape {
-            let dtype: String = info.dtype.chars().take(20).collect();
-            let shape: Vec<usize> = info.shape.iter().copied().take(8).collect();
-            return Err(wrong(name, expected, format!("{dtype} of shape {shape:?}")));
-        }
-        let (start, end) = info.data_offsets;
-        let bytes = 4 * tensor.range().len() as u64;
-        if end.checked_sub(start) != Some(bytes) || end > body_bytes {
-            let found = format!("bytes {start}..{end} of {body_bytes}");
-            return Err(wrong(name, format!("{bytes} bytes inside the file"), found));
-        }
-        starts.push(start);
-    }
-    if let Some(extra) = infos.keys().find(|name| space.tensor(name).is_none()) {
-        return Err(wrong(extra, "no such tensor".to_owned(), "one".to_owned()));
-    }
-    // All have their length: laid end to end they must fill the body.
-    let mut ends: Vec<(u64, u64)> = infos.values().map(|info| info.data_offsets).collect();
-    ends.sort_unstable();
-    let filled = ends.iter().try_fold(0, |at, &(start, end)| (start == at).then_some(end));
-    if filled != Some(body_bytes) {
-        return Err(damaged(
-            path,
-            "its tensors overlap, leave gaps, or are followed by more bytes",
-        ));
-    }
-    Ok(starts)
+    name == "model.rotary_emb.inv_freq"
+        || layer.is_some_and(of_layer)
+        || (config.tied && name == HEAD)
+}
+
+fn check_piece(
+    path: &Path,
+    tensor: &str,
+    first: usize,
+    piece: &[f32],
+) -> Result<(), CheckpointError> {
+    let Some(at) = piece.iter().position(|value| !value.is_finite()) else { return Ok(()) };
+    Err(CheckpointError::WeightNotFinite {
+        path: path.to_owned(),
+        tensor: tensor.to_owned(),
+        index: first + at,
+        found: piece[at],
+    })
 }
 
 fn check_finite(config: &ModelConfig, params: &[f32]) -> Result<(), CheckpointError> {
