@@ -17,7 +17,8 @@ const MEMORY_BYTES_MAX: u64 = 4 << 30;
 /// Tokens a second of one replica of the job's model with `threads` threads, over a few steps on
 /// random tokens. (What the tokens are does not change the arithmetic.)
 pub(crate) fn tokens_per_s(job: &JobFile, threads: usize) -> Result<f64, Failure> {
-    let config = job.model_config(job.tokenizer.vocab);
+    let mut config = job.model_config(job.tokenizer.vocab);
+    config.context = job.model.context;
     let wrong = |error: suanli_engine::StepError| {
         Failure::input(error.to_string(), "correct the sizes in the job file")
     };

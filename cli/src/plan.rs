@@ -90,7 +90,7 @@ impl Plan {
         let sequences = usize::try_from(step_samples).unwrap_or(usize::MAX);
         let training = model.training_memory_bytes(
             sequences,
-            model.context,
+            job.model.context,
             suanli_engine::Activations::Kept,
             suanli_engine::Storage::F32,
         );

@@ -10,7 +10,7 @@ use std::process::Stdio;
 use suanli::{Ended, Suanli};
 use suanli_engine::tokenizer::Tokenizer;
 use suanli_engine::{ModelConfig, initial_params};
-use suanli_store::checkpoint::{Card, Contents, Overwrite, write};
+use suanli_store::checkpoint::{Card, Companions, Contents, Overwrite, write};
 
 fn checkpoint(home: &Suanli) -> String {
     checkpoint_with(home, 16)
@@ -28,8 +28,13 @@ fn checkpoint_with(home: &Suanli, context: usize) -> String {
     };
     let params = initial_params(&config, 3);
     let (tokenizer, card) = (Tokenizer::Bytes, Card::default());
-    let contents =
-        Contents { config: &config, params: &params, tokenizer: &tokenizer, card: &card };
+    let contents = Contents {
+        config: &config,
+        params: &params,
+        tokenizer: &tokenizer,
+        companions: &Companions::default(),
+        card: &card,
+    };
     let folder = home.path("checkpoint");
     write(folder.as_ref(), &contents, Overwrite::OursOnly).unwrap();
     folder

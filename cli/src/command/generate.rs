@@ -239,7 +239,7 @@ fn wrong(error: &dyn std::fmt::Display) -> Failure {
 
 impl Model {
     fn load(folder: &Path, threads: Option<u32>) -> Result<Self, Failure> {
-        let Loaded { config, params, tokenizer } = checkpoint::read(folder)?;
+        let Loaded { config, params, tokenizer, .. } = checkpoint::read(folder)?;
         let all = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = threads.map_or_else(all, |threads| threads as usize);
         let mut engine = Fast::new(config, threads)
@@ -250,7 +250,8 @@ impl Model {
 
     fn ids_of_text(&self, prompt: &str) -> Result<Vec<u32>, Failure> {
         let ids = self.tokenizer.encode(prompt.as_bytes()).map_err(|error| wrong(&error))?;
-        Self::not_empty(ids)
+        let ids = Self::not_empty(ids)?;
+        Ok([self.tokenizer.document_start(), &ids].concat())
     }
 
     /// The ids of what the user says, and before it perhaps the system, as the model's own

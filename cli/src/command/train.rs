@@ -56,7 +56,8 @@ fn read_job(path: &Path) -> Result<JobFile, Failure> {
         Failure::input(format!("{}: {what}", path.display()), next)
     };
     let text = String::from_utf8(bytes).map_err(|_| wrong("this is not UTF-8 text".into()))?;
-    JobFile::parse(&text).map_err(|error| wrong(error.to_string()))
+    let folder = path.parent().unwrap_or_else(|| Path::new(""));
+    JobFile::parse_in(&text, folder).map_err(|error| wrong(error.to_string()))
 }
 
 fn plan(arguments: &Train, job: &JobFile) -> Result<Plan, Failure> {

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 use suanli_engine::tokenizer::Tokenizer;
 use suanli_engine::{Cancel, ModelConfig, initial_params};
-use suanli_store::checkpoint::{self, Card, Contents, Overwrite};
+use suanli_store::checkpoint::{self, Card, Companions, Contents, Overwrite};
 use suanli_store::data::{Prepared, Recipe, prepare};
 use suanli_store::job_file::JobFile;
 use tempfile::TempDir;
@@ -71,8 +71,13 @@ fn checkpoint_folder() -> (TempDir, PathBuf) {
     let config = sizes();
     let params = initial_params(&config, 1);
     let card = Card::default();
-    let contents =
-        Contents { config: &config, params: &params, tokenizer: &Tokenizer::Bytes, card: &card };
+    let contents = Contents {
+        config: &config,
+        params: &params,
+        tokenizer: &Tokenizer::Bytes,
+        companions: &Companions::default(),
+        card: &card,
+    };
     checkpoint::write(&path, &contents, Overwrite::OursOnly).expect("a small checkpoint");
     fs::remove_file(path.join("suanli.json")).expect("it was written");
     (temporary, path)

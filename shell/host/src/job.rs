@@ -9,12 +9,11 @@ use suanli_bus::{
     DataSpec, JOB_FORMAT, JobSpec, Replicas, Schedule, Shape as Course, ShardSpec, Training,
 };
 use suanli_engine::order::GROUP_SAMPLES;
-use suanli_engine::tokenizer::Tokenizer;
 use suanli_engine::{Activations, Cancel, ModelConfig, Storage, initial_params};
 use suanli_params::{BYTE_CHUNK, CHUNK_ELEMENTS, Codec};
 use suanli_rdpa::{RegionInfo, Shape};
-use suanli_store::checkpoint::{self, Card, Contents, Overwrite};
-use suanli_store::data::{self, DataError, Progress, Recipe};
+use suanli_store::checkpoint::{self, Card, CheckpointError, Contents, Loaded, Overwrite};
+use suanli_store::data::{self, DataError, Given, Progress, Recipe};
 use suanli_store::job_file::{self, CodecName, JobFile, Length};
 
 /// The file in a prepared folder that says what else is there.
@@ -42,7 +41,8 @@ struct Index {
     contents: Vec<(PathBuf, RegionInfo)>,
 }
 
-/// Prepares the data a job file names and draws its first parameters, below `out`.
+/// Prepares the data a job file names and its first parameters, below `out`: drawn, or those of
+/// the checkpoint that the job goes on from.
 ///
 /// # Errors
 /// [`Refusal`] of the class that fits: the data and the model are the trainer's, the disk ours.
@@ -55,22 +55,29 @@ pub fn prepare(
     cancel: &Cancel,
 ) -> Result<Prepared, Refusal> {
     let recipe = Recipe::of_job(file);
-    let data = data::prepare(&file.data_paths(base), &recipe, out, progress, cancel)
+    let from = checkpoint_of(file, base)?;
+    let tokenizer = from.as_ref().map(|from| &from.tokenizer);
+    let given = Given { tokenizer, threads: None };
+    let paths = file.data_paths(base);
+    let data = data::prepare_with(given, &paths, &recipe, out, progress, cancel)
         .map_err(|error| data_refusal(&error))?;
-    let manifest = data.manifest();
-    let model = file.model_config(manifest.vocab as usize);
+    let model = file.model_config(data.manifest().vocab as usize);
     model.check().map_err(|error| input(error.to_string()))?;
-    let spec = spec_of(name, file, &model, &data)?;
+    let start = Start::of(from, &model, file, &data)?;
+    let spec = spec_of(name, file, &model, &data, &start)?;
     let bytes = spec.to_bytes();
     let folder = out.join(format!("job-{}", JobSpec::id_of(&bytes).short()));
     std::fs::create_dir_all(&folder).map_err(|error| disk(&folder, &error))?;
-    let theta = initial_params(&model, file.training.seed);
+    let Start { theta, tokenizer: tokenizer_text } = start;
+    let chunk_bytes = CHUNK_ELEMENTS.min(theta.len()) * 4;
     let theta_bytes: Vec<u8> = theta.iter().flat_map(|value| value.to_le_bytes()).collect();
+    drop(theta);
     let path = folder.join(THETA);
     std::fs::write(&path, &theta_bytes).map_err(|error| disk(&path, &error))?;
-    let mut contents = vec![(path, describe(&theta_bytes, CHUNK_ELEMENTS.min(theta.len()) * 4)?)];
+    let mut contents = vec![(path, describe(&theta_bytes, chunk_bytes)?)];
+    drop(theta_bytes);
     let tokenizer = folder.join("tokenizer.json");
-    std::fs::write(&tokenizer, data.tokenizer_json()).map_err(|error| disk(&tokenizer, &error))?;
+    std::fs::write(&tokenizer, tokenizer_text).map_err(|error| disk(&tokenizer, &error))?;
     let shards = (0..data.manifest().shards.len()).map(|index| data.shard_path(index));
     for path in shards.chain([data.held_out_path(), tokenizer]) {
         let bytes = std::fs::read(&path).map_err(|error| disk(&path, &error))?;
@@ -81,6 +88,43 @@ pub fn prepare(
     let path = folder.join(INDEX);
     std::fs::write(&path, text).map_err(|error| disk(&path, &error))?;
     Ok(Prepared { spec: bytes, contents, folder })
+}
+
+/// The checkpoint that a job goes on from, whose sizes the job file already has.
+fn checkpoint_of(file: &JobFile, base: &Path) -> Result<Option<Loaded>, Refusal> {
+    let (Some(from), Some(folder)) = (&file.model.from, file.from_folder(base)) else {
+        return Ok(None);
+    };
+    let loaded = checkpoint::read(&folder).map_err(|error| checkpoint_refusal(&error))?;
+    if loaded.config == from.config {
+        return Ok(Some(loaded));
+    }
+    let what = "changed while the job was prepared; prepare the job again";
+    Err(input(format!("the checkpoint {} {what}", folder.display())))
+}
+
+/// What a job begins with.
+struct Start {
+    theta: Vec<f32>,
+    /// The tokenizer, with what goes along when it came with a checkpoint.
+    tokenizer: String,
+}
+
+impl Start {
+    fn of(
+        from: Option<Loaded>,
+        model: &ModelConfig,
+        file: &JobFile,
+        data: &data::Prepared,
+    ) -> Result<Self, Refusal> {
+        let Some(from) = from else {
+            let theta = initial_params(model, file.training.seed);
+            return Ok(Self { theta, tokenizer: data.tokenizer_json().to_owned() });
+        };
+        let tokenizer = checkpoint::pack(&from.tokenizer, &from.companions);
+        let tokenizer = tokenizer.map_err(|error| input(error.to_string()))?;
+        Ok(Self { theta: from.params, tokenizer })
+    }
 }
 
 impl Prepared {
@@ -120,6 +164,7 @@ fn spec_of(
     file: &JobFile,
     model: &ModelConfig,
     data: &data::Prepared,
+    start: &Start,
 ) -> Result<JobSpec, Refusal> {
     let manifest = data.manifest();
     let shard = |shard: &data::Shard| ShardSpec {
@@ -127,7 +172,7 @@ fn spec_of(
         samples: shard.samples,
         root: shard.root,
     };
-    let theta = initial_params(model, file.training.seed);
+    let theta = &start.theta;
     let spec = JobSpec {
         format: JOB_FORMAT,
         name: name.chars().take(64).collect(),
@@ -135,12 +180,12 @@ fn spec_of(
         parameters: theta.len() as u64,
         replica_memory_bytes: model.training_memory_bytes(
             file.training.batch_sequences as usize,
-            model.context,
+            file.model.context,
             Activations::Kept,
             Storage::F32,
         ),
-        theta_root: suanli_params::root(&hash_chunks(&theta)),
-        tokenizer: describe(data.tokenizer_json().as_bytes(), BYTE_CHUNK)?.root,
+        theta_root: suanli_params::root(&hash_chunks(theta)),
+        tokenizer: describe(start.tokenizer.as_bytes(), BYTE_CHUNK)?.root,
         data: DataSpec {
             sample_tokens: manifest.sample_tokens,
             token_bytes: manifest.token_bytes,
@@ -218,7 +263,7 @@ pub fn export(
         .map_err(|error| corrupt(format!("the job's model: {error}")))?;
     let words = theta.chunks_exact(4);
     let params: Vec<f32> = words.map(|w| f32::from_le_bytes([w[0], w[1], w[2], w[3]])).collect();
-    let tokenizer = Tokenizer::from_json(&String::from_utf8_lossy(tokenizer))
+    let (tokenizer, companions) = checkpoint::unpack(&String::from_utf8_lossy(tokenizer))
         .map_err(|error| corrupt(format!("the job's tokenizer: {error}")))?;
     let facts = [
         ("job", JobSpec::id_of(&spec.to_bytes()).to_string()),
@@ -228,8 +273,13 @@ pub fn export(
     ];
     let facts = facts.map(|(label, value)| (label.to_string(), value)).to_vec();
     let card = Card { name: spec.name.clone(), facts, sample: None };
-    let contents =
-        Contents { config: &config, params: &params, tokenizer: &tokenizer, card: &card };
+    let contents = Contents {
+        config: &config,
+        params: &params,
+        tokenizer: &tokenizer,
+        companions: &companions,
+        card: &card,
+    };
     let written = checkpoint::write(dir, &contents, Overwrite::OursOnly);
     written.map(|_| ()).map_err(|error| {
         let next = "choose another folder, or move that one away";
@@ -243,6 +293,14 @@ fn input(text: String) -> Refusal {
 
 fn disk(path: &Path, error: &std::io::Error) -> Refusal {
     Refusal::new(RefusalClass::Environment, format!("{}: {error}", path.display()), "")
+}
+
+fn checkpoint_refusal(error: &CheckpointError) -> Refusal {
+    let class = match error {
+        CheckpointError::Io { .. } => RefusalClass::Environment,
+        _ => RefusalClass::Input,
+    };
+    Refusal::new(class, error.to_string(), "")
 }
 
 fn data_refusal(error: &DataError) -> Refusal {

@@ -138,16 +138,13 @@ pub fn read(folder: &Path) -> Result<Loaded, CheckpointError> {
     Ok(Loaded { config, params, tokenizer, companions })
 }
 
-/// Reads the sizes and the tokenizer of a checkpoint, and not its weights.
+/// Reads the sizes of a checkpoint, and nothing else.
 ///
 /// # Errors
-/// As [`read`], but for what is wrong with the weights.
-pub fn read_sizes(folder: &Path) -> Result<(ModelConfig, Tokenizer), CheckpointError> {
+/// When there is no `config.json`, or it is damaged or of a shape that this program does not train.
+pub fn read_config(folder: &Path) -> Result<ModelConfig, CheckpointError> {
     let path = folder.join(CONFIG);
-    let fields = Fields::parse(&path, &read_text(&path, CONFIG_BYTES_MAX)?)?;
-    let config = fields.config()?;
-    let (tokenizer, _) = read_tokenizer(folder, &fields, &config)?;
-    Ok((config, tokenizer))
+    Fields::parse(&path, &read_text(&path, CONFIG_BYTES_MAX)?)?.config()
 }
 
 fn read_tokenizer(

@@ -7,7 +7,7 @@
 //!
 //! Not for: which sample comes when (`engine::order`), and who may read the shards (`host`).
 //!
-//! Invariants: no token of the held-out text is in a training shard, nor did the tokenizer see it;
+//! Invariants: no token of the held-out text is in a training shard, nor did a tokenizer that is trained see it;
 //! every training token but those of an unfinished last sample is a target exactly once; the
 //! output's folder appears whole or not at all.
 
@@ -26,7 +26,7 @@ pub use manifest::{
     byte_chunks,
 };
 pub use parquet::ParquetFault;
-pub use prepare::{Progress, Recipe, Stage, prepare, prepare_on};
+pub use prepare::{Given, Progress, Recipe, Stage, prepare, prepare_with};
 pub use samples::{SampleError, SampleLayout, ShardPiece, locate};
 pub use sources::{Found, Skipped, Source, SourceKind, find, rust_sources};
 

@@ -1,7 +1,8 @@
 //! The job file a trainer writes: a TOML text with sensible defaults for all but the data's paths.
 //!
 //! What is read is checked whole: unknown keys, wrong types, values out of range and settings that
-//! exclude each other are errors that name the key, its line, and what to write instead.
+//! exclude each other are errors that name the key, its line, and what to write instead. A job that
+//! goes on from a checkpoint (`model.from`) takes sizes and tokenizer from there.
 //! Not for: what the city records of a job, which is made from this after the data are prepared.
 
 mod error;
@@ -12,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use suanli_engine::{CONTEXT_MAX, LAYERS_MAX, ModelConfig, WIDTH_MAX};
+
+use crate::checkpoint;
 
 pub use error::JobFileError;
 use reader::{Document, Section};
@@ -29,6 +32,7 @@ const KEYS: &[(&str, &[&str])] = &[
     (
         "model",
         &[
+            "from",
             "hidden",
             "layers",
             "heads",
@@ -85,6 +89,9 @@ pub struct JobFile {
 /// `[model]`: a decoder of the Llama shape; the vocabulary comes from the tokenizer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelSection {
+    /// The checkpoint that training goes on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<StartingPoint>,
     /// Width of the residual stream.
     pub hidden: usize,
     /// Decoder layers.
@@ -103,6 +110,16 @@ pub struct ModelSection {
     pub rope_theta: f64,
     /// What RMSNorm adds to the mean square.
     pub norm_eps: f64,
+}
+
+/// A checkpoint that training goes on from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StartingPoint {
+    /// Its folder, relative to the job file.
+    pub folder: String,
+    /// Its sizes. The other sizes of the section say the same, but for the context, which is then
+    /// the length of a training sample: the model keeps its own.
+    pub config: ModelConfig,
 }
 
 /// `[data]`: where the text is.
@@ -135,6 +152,8 @@ pub enum TokenizerKind {
     Bytes,
     /// A byte-level BPE trained on the data.
     Bpe,
+    /// That of the checkpoint which training goes on from.
+    Checkpoint,
 }
 
 /// `[training]`: how it learns.
@@ -221,16 +240,25 @@ pub struct ReplicasSection {
 }
 
 impl JobFile {
-    /// Reads a job file.
+    /// Reads a job file that lies in the current folder.
+    ///
+    /// # Errors
+    /// As [`parse_in`](Self::parse_in).
+    pub fn parse(text: &str) -> Result<Self, JobFileError> {
+        Self::parse_in(text, Path::new(""))
+    }
+
+    /// Reads a job file that lies in `folder`, and the sizes of the checkpoint that it goes on
+    /// from, if any.
     ///
     /// # Errors
     /// The first thing in it that cannot be, with its line and what to write instead.
-    pub fn parse(text: &str) -> Result<Self, JobFileError> {
+    pub fn parse_in(text: &str, folder: &Path) -> Result<Self, JobFileError> {
         let document = Document::parse(text, KEYS)?;
-        let model = model(&document.section("model"))?;
+        let model = model(&document.section("model"), folder)?;
         let job = Self {
             data: data(&document.section("data"))?,
-            tokenizer: tokenizer(&document.section("tokenizer"))?,
+            tokenizer: tokenizer(&document.section("tokenizer"), &model)?,
             replicas: replicas(&document.section("replicas"))?,
             training: TrainingSection::fallback(&model, 1),
             model,
@@ -260,10 +288,13 @@ impl JobFile {
         template::write(self)
     }
 
-    /// The model's sizes with a tokenizer of `vocab` entries.
+    /// The model's sizes with a tokenizer of `vocab` entries; those of the checkpoint, if any.
     #[must_use]
     pub fn model_config(&self, vocab: usize) -> ModelConfig {
         let model = &self.model;
+        if let Some(from) = &model.from {
+            return from.config.clone();
+        }
         ModelConfig {
             vocab,
             hidden: model.hidden,
@@ -283,6 +314,12 @@ impl JobFile {
     #[must_use]
     pub fn data_paths(&self, folder: &Path) -> Vec<PathBuf> {
         self.data.paths.iter().map(|path| folder.join(path)).collect()
+    }
+
+    /// The folder of the checkpoint that training goes on from, seen from `folder`.
+    #[must_use]
+    pub fn from_folder(&self, folder: &Path) -> Option<PathBuf> {
+        self.model.from.as_ref().map(|from| folder.join(&from.folder))
     }
 
     /// Tokens of one round when every expected replica makes all its steps.
@@ -312,6 +349,12 @@ impl JobFile {
 }
 
 const DEFAULT_ROUNDS: u64 = 40;
+/// A model that is trained already begins with this share of the learning rate: about what the
+/// schedule of its first training ended with (`min_lr`).
+const GOING_ON_SHARE: f64 = 0.1;
+/// Samples of a job that goes on from a checkpoint, unless it says otherwise: contexts of
+/// checkpoints are often longer than a member of a city can train on.
+const GOING_ON_CONTEXT: usize = 1024;
 /// What a job may have (`suanli_bus::MOMENTUM_POINTS_MAX`).
 const MOMENTUM_POINTS_MAX: usize = 16;
 
@@ -320,6 +363,7 @@ impl Default for ModelSection {
     fn default() -> Self {
         let demo = ModelConfig::demo();
         Self {
+            from: None,
             hidden: demo.hidden,
             layers: demo.layers,
             heads: demo.heads,
@@ -366,11 +410,12 @@ impl TrainingSection {
     /// of decision 0006.
     fn fallback(model: &ModelSection, rounds: u64) -> Self {
         let (outer_lr, outer_momentum) = Self::outer(rounds);
+        // Measured best at width 128; the usual rule is one over the width.
+        let lr = (4e-3 * 128.0 / model.hidden as f64).clamp(1e-5, 4e-3);
         Self {
             inner_steps: 30,
             batch_sequences: 4,
-            // Measured best at width 128; the usual rule is one over the width.
-            lr: (4e-3 * 128.0 / model.hidden as f64).clamp(1e-5, 4e-3),
+            lr: if model.from.is_some() { GOING_ON_SHARE * lr } else { lr },
             warmup: 0.05,
             schedule: Schedule::Wsd,
             decay: 0.2,
@@ -388,12 +433,16 @@ impl TrainingSection {
     }
 }
 
-fn model(section: &Section<'_>) -> Result<ModelSection, JobFileError> {
+fn model(section: &Section<'_>, folder: &Path) -> Result<ModelSection, JobFileError> {
+    if section.has("from") {
+        return checkpoint_model(section, folder);
+    }
     let fallback = ModelSection::default();
     let hidden = section.size("hidden", 2..=WIDTH_MAX, fallback.hidden)?;
     // Heads of 32 and a feed-forward part of 8/3, in the steps that kernels like.
     let heads = section.size("heads", 1..=WIDTH_MAX, (hidden / 32).max(1))?;
     Ok(ModelSection {
+        from: None,
         hidden,
         layers: section.size("layers", 1..=LAYERS_MAX, fallback.layers)?,
         heads,
@@ -403,6 +452,34 @@ fn model(section: &Section<'_>) -> Result<ModelSection, JobFileError> {
         tied: section.switch("tied", fallback.tied)?,
         rope_theta: section.number("rope_theta", 1.0..=1e9, fallback.rope_theta)?,
         norm_eps: section.number("norm_eps", 1e-12..=1.0, fallback.norm_eps)?,
+    })
+}
+
+/// The section of a job that goes on from a checkpoint: sizes come from there.
+fn checkpoint_model(section: &Section<'_>, folder: &Path) -> Result<ModelSection, JobFileError> {
+    let (_, keys) = KEYS[0];
+    let sizes = || keys.iter().filter(|key| !["from", "context"].contains(key));
+    if let Some(key) = sizes().find(|key| section.has(key)) {
+        return Err(section.conflict(key, "from"));
+    }
+    let from = section.text("from", "")?;
+    let config = match checkpoint::read_config(&folder.join(&from)) {
+        Ok(config) => config,
+        Err(error) => return Err(section.not_usable("from", error.to_string())),
+    };
+    let longest = config.context.min(CONTEXT_MAX - 1);
+    let context = section.size("context", 1..=longest, longest.min(GOING_ON_CONTEXT))?;
+    Ok(ModelSection {
+        hidden: config.hidden,
+        layers: config.layers,
+        heads: config.heads,
+        kv_heads: config.kv_heads,
+        ffn: config.ffn,
+        context,
+        tied: config.tied,
+        rope_theta: f64::from(config.rope_theta),
+        norm_eps: f64::from(config.norm_eps),
+        from: Some(StartingPoint { folder: from, config }),
     })
 }
 
@@ -416,12 +493,25 @@ fn data(section: &Section<'_>) -> Result<DataSection, JobFileError> {
     })
 }
 
-fn tokenizer(section: &Section<'_>) -> Result<TokenizerSection, JobFileError> {
+fn tokenizer(
+    section: &Section<'_>,
+    model: &ModelSection,
+) -> Result<TokenizerSection, JobFileError> {
+    if let Some(from) = &model.from {
+        let (_, keys) = KEYS[2];
+        if let Some(key) = keys.iter().find(|key| section.has(key)) {
+            return Err(section.conflict_with(key, "model.from"));
+        }
+        let vocab = from.config.vocab;
+        return Ok(TokenizerSection { kind: TokenizerKind::Checkpoint, vocab });
+    }
     let kinds = [("bytes", TokenizerKind::Bytes), ("bpe", TokenizerKind::Bpe)];
     let kind = section.choice("kind", &kinds, TokenizerKind::Bytes)?;
     let vocab = match kind {
         TokenizerKind::Bytes => section.size("vocab", 256..=256, 256)?,
-        TokenizerKind::Bpe => section.size("vocab", 256..=suanli_engine::VOCAB_MAX, 4096)?,
+        TokenizerKind::Bpe | TokenizerKind::Checkpoint => {
+            section.size("vocab", 256..=suanli_engine::VOCAB_MAX, 4096)?
+        }
     };
     Ok(TokenizerSection { kind, vocab })
 }

@@ -203,7 +203,7 @@ impl Bulk {
     async fn load(&mut self, job: JobId, spec: JobSpec) -> Outcome<Hash> {
         self.open = None;
         *self.shared.link() = None;
-        let model: ModelConfig =
+        let mut model: ModelConfig =
             serde_json::from_str(&spec.model).map_err(|error| format!("its model: {error}"))?;
         model.check().map_err(|error| format!("its model: {error}"))?;
         let parameters = model.space().len();
@@ -212,6 +212,8 @@ impl Bulk {
         {
             return Err("its model and its data do not fit each other".into());
         }
+        // A model from elsewhere may read further than it is trained here: no room is kept for that.
+        model.context = spec.data.sample_tokens as usize - 1;
         let training = &spec.training;
         let longest = u64::from(training.inner_steps) * STEPS_SPREAD_MAX;
         let words =

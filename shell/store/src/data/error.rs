@@ -22,6 +22,16 @@ pub enum DataError {
         /// What the system said.
         source: io::Error,
     },
+    /// A recipe and the tokenizer handed over with it do not go together: ours.
+    #[error("{}", if *wanted {
+        "the recipe takes the tokenizer of a checkpoint, and none was handed over"
+    } else {
+        "a checkpoint's tokenizer was handed over with a recipe that makes its own"
+    })]
+    TokenizerGiven {
+        /// Whether the recipe wants one.
+        wanted: bool,
+    },
     /// A pattern is malformed.
     #[error("the pattern {} is malformed at character {at}: {message}", path.display())]
     Pattern {

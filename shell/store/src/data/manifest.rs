@@ -160,7 +160,7 @@ impl Prepared {
         if Hash::of(tokenizer_json.as_bytes()) != manifest.tokenizer {
             return Err(damaged(&path, "its hash is not the manifest's"));
         }
-        let tokenizer = Tokenizer::from_json(&tokenizer_json)
+        let tokenizer = Tokenizer::from_any_json(&tokenizer_json)
             .map_err(|error| damaged(&path, error.to_string()))?;
         if tokenizer.vocab_size() as u64 != u64::from(manifest.vocab) {
             return Err(damaged(&path, "its vocabulary is not the manifest's"));

@@ -23,7 +23,7 @@ use super::manifest::{
 };
 use super::samples::SampleLayout;
 use super::sources::{Found, find};
-use super::tokens::{Part, TokenFile, TokenWriter, Workers};
+use super::tokens::{Kind, Part, TokenFile, TokenWriter, Workers};
 use crate::FolderLock;
 use crate::job_file::{JobFile, TokenizerKind, TokenizerSection};
 
@@ -64,6 +64,18 @@ impl Recipe {
             tokenizer: job.tokenizer.clone(),
             context: job.model.context,
             seed: job.training.seed,
+        }
+    }
+
+    /// The hash of the recipe and of the format it leads to; with that of a tokenizer that came
+    /// from elsewhere.
+    fn hash_with(&self, tokenizer: Option<&str>) -> Hash {
+        match tokenizer {
+            None => self.hash(),
+            Some(json) => Hash::of_parts(
+                "suanli 2026 data recipe with a tokenizer",
+                &[&self.hash().0, &Hash::of(json.as_bytes()).0],
+            ),
         }
     }
 
@@ -116,28 +128,44 @@ pub fn prepare(
     progress: &mut dyn FnMut(Progress),
     cancel: &Cancel,
 ) -> Result<Prepared, DataError> {
-    let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    prepare_on(threads, paths, recipe, folder, progress, cancel)
+    prepare_with(Given::default(), paths, recipe, folder, progress, cancel)
 }
 
-/// [`prepare()`] on so many threads instead of one for each core. The output is the same.
+/// What a caller may decide beside the recipe.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Given<'a> {
+    /// The tokenizer of a checkpoint, which a recipe of the kind [`TokenizerKind::Checkpoint`] asks
+    /// for and no other.
+    pub tokenizer: Option<&'a Tokenizer>,
+    /// Threads to make tokens on; nothing means one for each core. The output is the same.
+    pub threads: Option<NonZeroUsize>,
+}
+
+/// As [`prepare()`], with what the caller gives.
 ///
 /// # Errors
-/// As there.
-pub fn prepare_on(
-    threads: NonZeroUsize,
+/// As there, and when a tokenizer is missing or one too many.
+pub fn prepare_with(
+    given: Given<'_>,
     paths: &[PathBuf],
     recipe: &Recipe,
     folder: &Path,
     progress: &mut dyn FnMut(Progress),
     cancel: &Cancel,
 ) -> Result<Prepared, DataError> {
+    let wanted = recipe.tokenizer.kind == TokenizerKind::Checkpoint;
+    if wanted != given.tokenizer.is_some() {
+        return Err(DataError::TokenizerGiven { wanted });
+    }
+    let json = given.tokenizer.map(Tokenizer::to_json).transpose()?;
     let found = find(paths)?;
     fs::create_dir_all(folder).map_err(io("create", folder))?;
     let _alone = alone_in(folder)?;
-    let mut run = Run { found, recipe, threads, progress, cancel };
+    let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let threads = given.threads.unwrap_or_else(cores);
+    let mut run = Run { found, recipe, given: given.tokenizer, threads, progress, cancel };
     let survey = run.survey()?;
-    let recipe_hash = recipe.hash();
+    let recipe_hash = recipe.hash_with(json.as_deref());
     let key = Hash::of_parts("suanli 2026 prepared data", &[&survey.input.0, &recipe_hash.0]);
     let target = folder.join(&key.to_string()[..16]);
     if target.exists() {
@@ -178,6 +206,8 @@ struct Run<'a> {
     found: Found,
     recipe: &'a Recipe,
     threads: NonZeroUsize,
+    /// The tokenizer of a checkpoint.
+    given: Option<&'a Tokenizer>,
     progress: &'a mut dyn FnMut(Progress),
     cancel: &'a Cancel,
 }
@@ -191,10 +221,23 @@ struct Survey {
     cut: u64,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    fn reading(&self) -> Reading<'a> {
+        let bytes = match self.given {
+            Some(given) => matches!(given, Tokenizer::Bytes),
+            None => self.recipe.tokenizer.kind == TokenizerKind::Bytes,
+        };
+        Reading {
+            field: &self.recipe.field,
+            text: if bytes { Text::Bytes } else { Text::Utf8 },
+            max_bytes: self.recipe.max_bytes.unwrap_or(u64::MAX),
+        }
+    }
+
     fn survey(&mut self) -> Result<Survey, DataError> {
         let sizes = self.found.files.iter().map(|file| fs::metadata(&file.path));
         let total = sizes.map(|size| size.map_or(0, |size| size.len())).sum();
+        let reading = self.reading();
         let mut visit = Surveyor {
             hasher: TextHasher::new(),
             ends: Vec::new(),
@@ -202,7 +245,7 @@ impl Run<'_> {
             total,
             progress: self.progress,
         };
-        read(&self.found.files, reading(self.recipe), self.cancel, &mut visit)?;
+        read(&self.found.files, reading, self.cancel, &mut visit)?;
         let Surveyor { hasher, ends, bytes, .. } = visit;
         if bytes == 0 {
             return Err(DataError::Empty { files: self.found.files.len() as u64 });
@@ -281,11 +324,15 @@ impl Run<'_> {
     /// The tokenizer; a trained one sees nothing of the held-out text.
     fn tokenizer(&mut self, survey: &Survey) -> Result<Tokenizer, DataError> {
         let TokenizerSection { kind, vocab } = self.recipe.tokenizer;
+        if let Some(given) = self.given {
+            return Ok(given.clone());
+        }
         if kind == TokenizerKind::Bytes {
             return Ok(Tokenizer::Bytes);
         }
         let total = survey.cut.min(TOKENIZER_BYTES_MAX);
         (self.progress)(Progress { stage: Stage::TrainingTokenizer, done: 0, total });
+        let reading = self.reading();
         let mut visit = Gatherer {
             cut: survey.cut,
             at: 0,
@@ -294,7 +341,7 @@ impl Run<'_> {
             left: TOKENIZER_BYTES_MAX,
             texts: Vec::new(),
         };
-        read(&self.found.files, reading(self.recipe), self.cancel, &mut visit)?;
+        read(&self.found.files, reading, self.cancel, &mut visit)?;
         let tokenizer = Tokenizer::train(visit.texts, vocab)?;
         (self.progress)(Progress { stage: Stage::TrainingTokenizer, done: total, total });
         Ok(tokenizer)
@@ -309,16 +356,19 @@ impl Run<'_> {
     ) -> Result<(TokenFile, TokenFile, u64), DataError> {
         let training = TokenWriter::create(work.join("training.tokens"), layout)?;
         let held_out = TokenWriter::create(work.join("held-out.tokens"), layout)?;
+        let reading = self.reading();
         std::thread::scope(|scope| {
             let mut visit = Tokenize {
                 survey,
+                has_end: !tokenizer.document_end().is_empty(),
                 at: 0,
+                document: None,
                 held_out_bytes: 0,
                 hasher: TextHasher::new(),
                 workers: Workers::start(scope, self.threads, tokenizer, training, held_out),
                 progress: self.progress,
             };
-            read(&self.found.files, reading(self.recipe), self.cancel, &mut visit)?;
+            read(&self.found.files, reading, self.cancel, &mut visit)?;
             if visit.hasher.finish() != survey.input {
                 return Err(DataError::Changed);
             }
@@ -328,14 +378,6 @@ impl Run<'_> {
             Ok((training, held_out, held_out_bytes))
         })
     }
-}
-
-fn reading(recipe: &Recipe) -> Reading<'_> {
-    let text = match recipe.tokenizer.kind {
-        TokenizerKind::Bytes => Text::Bytes,
-        TokenizerKind::Bpe => Text::Utf8,
-    };
-    Reading { field: &recipe.field, text, max_bytes: recipe.max_bytes.unwrap_or(u64::MAX) }
 }
 
 /// Where the held-out text begins: at the end of the document nearest to the share asked for; when
@@ -459,6 +501,10 @@ impl Visit for Gatherer {
 struct Tokenize<'a> {
     survey: &'a Survey,
     at: u64,
+    /// What the last piece of the current document was for; nothing at its beginning.
+    document: Option<Part>,
+    /// Whether the tokenizer says more at the end of a document.
+    has_end: bool,
     held_out_bytes: u64,
     hasher: TextHasher,
     workers: Workers,
@@ -470,8 +516,13 @@ impl Visit for Tokenize<'_> {
         self.hasher.piece(text);
         let (training, held_out) = text.split_at(before_cut(text, self.at, self.survey.cut));
         let done = self.workers.done();
-        self.workers.piece(training, Part::Training)?;
-        self.workers.piece(held_out, Part::HeldOut)?;
+        for (part, text) in [(Part::Training, training), (Part::HeldOut, held_out)] {
+            if !text.is_empty() {
+                let begins = self.document.replace(part).is_none();
+                let kind = if begins { Kind::Begins } else { Kind::GoesOn };
+                self.workers.piece(text, part, kind)?;
+            }
+        }
         self.at += text.len() as u64;
         self.held_out_bytes += held_out.len() as u64;
         if self.workers.done() != done || done == 0 {
@@ -484,7 +535,10 @@ impl Visit for Tokenize<'_> {
 
     fn end(&mut self) -> Result<(), DataError> {
         self.hasher.end();
-        Ok(())
+        match self.document.take() {
+            Some(part) if self.has_end => self.workers.piece(&[], part, Kind::Ends),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -1,4 +1,5 @@
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
@@ -148,7 +149,8 @@ fn any_number_of_threads_gives_the_same_shards() {
                 assert!(stage != Some(at.stage) || at.done >= last, "never back");
                 (last, stage) = (at.done, Some(at.stage));
             };
-            let made = prepare_on(threads, &paths, &recipe, &out, &mut progress, &cancel).unwrap();
+            let made =
+                prepare_with(on(threads), &paths, &recipe, &out, &mut progress, &cancel).unwrap();
             let shards = (0..made.manifest().shards.len()).map(|index| made.shard_path(index));
             let files = shards.chain([made.held_out_path()]).map(|path| fs::read(path).unwrap());
             (made.manifest().clone(), files.collect::<Vec<_>>())
@@ -156,6 +158,10 @@ fn any_number_of_threads_gives_the_same_shards() {
         assert!(made.iter().all(|other| *other == made[0]));
         assert!(made[0].0.counts.text_bytes > 2 << 20, "more than is under way at once");
     }
+}
+
+fn on(threads: NonZeroUsize) -> Given<'static> {
+    Given { tokenizer: None, threads: Some(threads) }
 }
 
 #[test]
@@ -169,7 +175,7 @@ fn a_cancel_while_tokens_are_made_ends_all_threads() {
         }
     };
     let (out, threads) = (place.path("out"), 3.try_into().unwrap());
-    let stopped = prepare_on(threads, &paths, &bpe(16, 300), &out, &mut progress, &cancel);
+    let stopped = prepare_with(on(threads), &paths, &bpe(16, 300), &out, &mut progress, &cancel);
     assert!(matches!(stopped, Err(DataError::Cancelled)));
     let left = fs::read_dir(out).unwrap().map(|entry| entry.unwrap().file_name());
     assert_eq!(left.collect::<Vec<_>>(), ["lock"]);

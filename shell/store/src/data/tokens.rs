@@ -38,6 +38,17 @@ pub(super) enum Part {
     HeldOut,
 }
 
+/// Where in its document a piece stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// It is the first.
+    Begins,
+    /// Others went before.
+    GoesOn,
+    /// No text: the document is over.
+    Ends,
+}
+
 /// A file of tokens in the order of the text.
 pub(super) struct TokenFile {
     pub(super) path: PathBuf,
@@ -81,8 +92,8 @@ impl TokenWriter {
 #[derive(Default)]
 struct Job {
     text: Vec<u8>,
-    /// Where each piece ends, and what it is for.
-    pieces: Vec<(usize, Part)>,
+    /// Where each piece ends, what it is for, and where it stands.
+    pieces: Vec<(usize, Part, Kind)>,
 }
 
 /// A job's tokens, as bytes of a token file.
@@ -152,12 +163,9 @@ impl Workers {
     }
 
     /// Takes the next piece.
-    pub(super) fn piece(&mut self, text: &[u8], part: Part) -> Result<(), DataError> {
-        if text.is_empty() {
-            return Ok(());
-        }
+    pub(super) fn piece(&mut self, text: &[u8], part: Part, kind: Kind) -> Result<(), DataError> {
         self.job.text.extend_from_slice(text);
-        self.job.pieces.push((self.job.text.len(), part));
+        self.job.pieces.push((self.job.text.len(), part, kind));
         if self.job.text.len() >= JOB_BYTES { self.hand_out() } else { Ok(()) }
     }
 
@@ -206,13 +214,22 @@ impl Workers {
 
 fn encode(tokenizer: &Tokenizer, job: &Job, width: usize) -> Result<Made, TokenizerError> {
     let (mut made, mut start) = (Made::default(), 0);
-    for &(end, part) in &job.pieces {
+    for &(end, part, kind) in &job.pieces {
         let out = match part {
             Part::Training => &mut made.training,
             Part::HeldOut => &mut made.held_out,
         };
-        for token in tokenizer.encode(&job.text[start..end])? {
-            out.extend_from_slice(&token.to_le_bytes()[..width]);
+        let mut put = |tokens: &[u32]| {
+            out.extend(tokens.iter().flat_map(|token| token.to_le_bytes().into_iter().take(width)));
+        };
+        let text = &job.text[start..end];
+        match kind {
+            Kind::Begins => {
+                put(tokenizer.document_start());
+                put(&tokenizer.encode(text)?);
+            }
+            Kind::GoesOn => put(&tokenizer.encode_more(text)?),
+            Kind::Ends => put(tokenizer.document_end()),
         }
         start = end;
     }

@@ -78,6 +78,16 @@ pub enum JobFileError {
         /// The other.
         other: String,
     },
+    /// The checkpoint that training should go on from cannot be used.
+    #[error("line {line}: `{key}`: {wrong}")]
+    Checkpoint {
+        /// The key with its section.
+        key: String,
+        /// Its line, from 1.
+        line: usize,
+        /// What is wrong with the checkpoint.
+        wrong: String,
+    },
     /// The sizes of the model do not fit together.
     #[error(transparent)]
     Model(ConfigError),

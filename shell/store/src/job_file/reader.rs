@@ -210,10 +210,29 @@ impl<'a> Section<'a> {
         array.iter().map(item).collect()
     }
 
+    /// Whether the key is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.value(key).is_some()
+    }
+
     /// The error of two keys that are both there.
     pub(super) fn conflict(&self, key: &str, other: &str) -> JobFileError {
-        let line = self.value(key).map_or(0, |value| line_of(self.text, value.span().start));
-        JobFileError::Conflict { key: self.path(key), line, other: self.path(other) }
+        self.conflict_with(key, &self.path(other))
+    }
+
+    /// The error of a key that excludes one of another section.
+    pub(super) fn conflict_with(&self, key: &str, other: &str) -> JobFileError {
+        let (key, line) = (self.path(key), self.line(key));
+        JobFileError::Conflict { key, line, other: other.to_owned() }
+    }
+
+    /// The error of a checkpoint that cannot be gone on from.
+    pub(super) fn not_usable(&self, key: &str, wrong: String) -> JobFileError {
+        JobFileError::Checkpoint { key: self.path(key), line: self.line(key), wrong }
+    }
+
+    fn line(&self, key: &str) -> usize {
+        self.value(key).map_or(0, |value| line_of(self.text, value.span().start))
     }
 
     fn value(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {

@@ -4,7 +4,9 @@ use super::{CodecName, JobFile, Length, SHORT_RUN_ROUNDS, Schedule, TokenizerKin
 
 /// The text of `job`; reading it gives `job` back.
 pub(super) fn write(job: &JobFile) -> String {
-    let sections = [model(job), data(job), tokenizer(job), training(job), replicas(job)];
+    let tokenizer = job.model.from.is_none().then(|| tokenizer(job));
+    let head = [model(job), data(job)].into_iter().chain(tokenizer);
+    let sections: Vec<String> = head.chain([training(job), replicas(job)]).collect();
     aligned(&sections.join("\n"))
 }
 
@@ -12,7 +14,7 @@ pub(super) fn write(job: &JobFile) -> String {
 fn aligned(text: &str) -> String {
     let line = |line: &str| match line.rsplit_once("  # ") {
         // A path may hold anything, and its line has no comment.
-        Some((value, comment)) if !line.starts_with("paths") => {
+        Some((value, comment)) if !["paths", "from"].iter().any(|key| line.starts_with(key)) => {
             format!("{value:<24}  # {comment}\n")
         }
         _ => format!("{line}\n"),
@@ -22,10 +24,24 @@ fn aligned(text: &str) -> String {
 
 fn model(job: &JobFile) -> String {
     let m = &job.model;
+    if let Some(from) = &m.from {
+        return format!(
+            "# A job for Suanli that goes on from a checkpoint.\n\
+             \n\
+             [model]  # sizes, first parameters and tokenizer are those of the checkpoint\n\
+             from = {}\n\
+             context = {}  # the length of a training sample\n",
+            quoted(&from.folder),
+            m.context,
+        );
+    }
     format!(
         "# A job for Suanli. Every key but data.paths may be left out.\n\
          \n\
          [model]  # a decoder of the Llama shape\n\
+         # To go on from a checkpoint (Llama, Mistral, Qwen2, Qwen3; safetensors): its folder, and\n\
+         # beside it only context; leave out the other sizes and [tokenizer].\n\
+         # from = \"folder\"\n\
          hidden = {}  # width; a multiple of 2 x heads\n\
          layers = {}\n\
          heads = {}  # default: hidden / 32\n\
@@ -65,6 +81,7 @@ fn tokenizer(job: &JobFile) -> String {
     let kind = match job.tokenizer.kind {
         TokenizerKind::Bytes => "bytes",
         TokenizerKind::Bpe => "bpe",
+        TokenizerKind::Checkpoint => return String::new(),
     };
     format!(
         "[tokenizer]\n\

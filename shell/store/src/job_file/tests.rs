@@ -163,3 +163,63 @@ fn paths_are_seen_from_the_job_file() {
     let job = JobFile::with_paths(vec!["a.txt".to_owned(), "/b".to_owned()]);
     assert_eq!(job.data_paths(Path::new("/jobs")), [Path::new("/jobs/a.txt"), Path::new("/b")]);
 }
+
+/// A folder with the config of a checkpoint.
+fn checkpoint() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let config = serde_json::json!({
+        "model_type": "qwen2", "vocab_size": 310, "hidden_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96,
+        "max_position_embeddings": 4096, "rope_theta": 1e6,
+    });
+    std::fs::create_dir(folder.path().join("qwen")).unwrap();
+    std::fs::write(folder.path().join("qwen/config.json"), config.to_string()).unwrap();
+    folder
+}
+
+#[test]
+fn a_job_goes_on_from_a_checkpoint_with_its_sizes() {
+    let folder = checkpoint();
+    let parse = |more: &str| {
+        JobFile::parse_in(&format!("{PATHS}[model]\nfrom = \"qwen\"\n{more}"), folder.path())
+    };
+    let job = parse("").unwrap();
+    assert_eq!((job.model.hidden, job.model.kv_heads, job.tokenizer.vocab), (64, 2, 310));
+    let config = job.model_config(1);
+    assert!(config.qkv_bias && config.vocab == 310 && config.context == 4096);
+    // Samples are shorter than what the model can read, and it learns more slowly.
+    assert_eq!(job.model.context, 1024);
+    assert!((job.training.lr - 4e-4).abs() < 1e-12, "{}", job.training.lr);
+    assert_eq!(job.from_folder(folder.path()), Some(folder.path().join("qwen")));
+    let short = parse("context = 256\n").unwrap();
+    assert_eq!((short.model.context, short.model_config(1).context), (256, 4096));
+    assert_eq!(JobFile::parse_in(&short.to_toml(), folder.path()).unwrap(), short);
+    for (more, expected) in [
+        ("hidden = 64\n", "line 5: `model.hidden` and `model.from` exclude each other"),
+        ("tied = true\n", "`model.tied` and `model.from`"),
+        ("context = 5000\n", "line 5: `model.context`: expected a whole number from 1 to 4096"),
+        (
+            "[tokenizer]\nkind = \"bytes\"\n",
+            "line 6: `tokenizer.kind` and `model.from` exclude each other",
+        ),
+    ] {
+        let error = parse(more).unwrap_err().to_string();
+        assert!(error.contains(expected), "{more}: {error}");
+    }
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_used_is_named_with_its_line() {
+    let folder = checkpoint();
+    let error = |from: &str| {
+        let text = format!("{PATHS}[model]\nfrom = {from}\n");
+        JobFile::parse_in(&text, folder.path()).unwrap_err().to_string()
+    };
+    let missing = error("\"nowhere\"");
+    assert!(missing.starts_with("line 4: `model.from`: "), "{missing}");
+    assert!(missing.contains("nowhere/config.json is missing"), "{missing}");
+    assert!(error("\"\"").contains("a text in quotes that is not empty"));
+    assert!(error("3").contains("expected a text"));
+    std::fs::write(folder.path().join("qwen/config.json"), "{\"model_type\": \"gpt2\"}").unwrap();
+    assert!(error("\"qwen\"").contains("`model_type`"));
+}
