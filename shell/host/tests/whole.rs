@@ -6,12 +6,14 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use suanli_engine::Cancel;
+use suanli_engine::tokenizer::Tokenizer;
+use suanli_engine::{Cancel, ModelConfig, initial_params};
 use suanli_host::control::{
     CityInit, CityOptions, CityReady, CityStatus, Client, ControlReply, ControlRequest, FamilyNote,
     FamilyOptions, JobState, Limits, Refusal, Stop, StopReason, Stopper,
 };
 use suanli_host::{city, family, job, worker};
+use suanli_store::checkpoint::{self, Card, Companions, Contents, Loaded, Overwrite};
 use suanli_store::job_file::JobFile;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -154,6 +156,74 @@ async fn two_families_train_a_job_to_its_end_and_the_loss_falls() {
     for family in families {
         stop(family).await;
     }
+    stop(city).await;
+}
+
+/// A checkpoint as other software leaves it: biases, more entries than its tokenizer has, and small
+/// files that only that software reads.
+fn checkpoint(folder: &Path) -> Loaded {
+    let ours = Tokenizer::train(["line 1: 2\n".repeat(50)], 262).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&ours.to_json().unwrap()).unwrap();
+    json["added_tokens"] =
+        serde_json::json!([{"id": ours.vocab_size(), "content": "<|end|>", "special": true}]);
+    let tokenizer = Tokenizer::from_any_json(&json.to_string()).unwrap();
+    let config = ModelConfig {
+        vocab: 272,
+        hidden: 32,
+        layers: 2,
+        heads: 2,
+        kv_heads: 1,
+        ffn: 48,
+        context: 64,
+        qkv_bias: true,
+        ..ModelConfig::demo()
+    };
+    let params = initial_params(&config, 9);
+    let contents = Contents {
+        config: &config,
+        params: &params,
+        tokenizer: &tokenizer,
+        companions: &Companions::default(),
+        card: &Card::default(),
+    };
+    checkpoint::write(folder, &contents, Overwrite::OursOnly).unwrap();
+    std::fs::remove_file(folder.join("suanli.json")).unwrap();
+    std::fs::write(folder.join("chat_template.jinja"), "{{ messages }}").unwrap();
+    checkpoint::read(folder).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_city_goes_on_from_a_checkpoint_and_gives_it_back_whole() {
+    let root = tempfile::tempdir().unwrap();
+    let before = checkpoint(&root.path().join("base"));
+    let text: String = (0..3000).map(|i| format!("line {i}: {}\n", i * i % 97)).collect();
+    std::fs::write(root.path().join("text.txt"), text).unwrap();
+    let job = "[model]\nfrom = \"base\"\ncontext = 32\n[data]\npaths = [\"text.txt\"]\n\
+               [training]\ninner_steps = 4\nbatch_sequences = 2\nrounds = 2\n";
+    let file = JobFile::parse_in(job, root.path()).unwrap();
+    let out = root.path().join("prepared");
+    let prepared =
+        job::prepare("on", &file, root.path(), &out, &mut |_| {}, &Cancel::new()).unwrap();
+    let theta: Vec<u8> = before.params.iter().flat_map(|value| value.to_le_bytes()).collect();
+    assert!(std::fs::read(&prepared.contents[0].0).unwrap() == theta, "first parameters");
+
+    let folder = root.path().join("city");
+    city::init(&folder, &CityInit { name: "test".into() }).unwrap();
+    let (city, ready) = start_city(&folder).await;
+    let mut client = Client::connect(&folder).await.unwrap();
+    client.call(&ControlRequest::Submit { folder: prepared.folder.clone() }).await.unwrap();
+    let family = start_family(root.path().join("a"), "a", &ready);
+    let done = |status: &CityStatus| status.jobs[0].state == JobState::Done;
+    let status = until(&folder, done).await;
+    let (job, dir) = (status.jobs[0].id.clone(), root.path().join("export"));
+    client.call(&ControlRequest::Export { job, dir: dir.clone() }).await.unwrap();
+    let after = checkpoint::read(&dir).unwrap();
+    assert_eq!((&after.config, &after.companions), (&before.config, &before.companions));
+    assert_eq!(after.tokenizer.to_json().unwrap(), before.tokenizer.to_json().unwrap());
+    assert_eq!(std::fs::read_to_string(dir.join("chat_template.jinja")).unwrap(), "{{ messages }}");
+    let moved = after.params.iter().zip(&before.params).filter(|(a, b)| a != b).count();
+    assert!(moved > before.params.len() / 2, "{moved} of {} changed", before.params.len());
+    stop(family).await;
     stop(city).await;
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use suanli_engine::Cancel;
+use suanli_engine::tokenizer::Tokenizer;
 
 use super::*;
 use crate::LockError;
@@ -508,4 +509,55 @@ proptest! {
             prop_assert_eq!(&listed[..], &all[from..to]);
         }
     }
+}
+
+/// A tokenizer as it comes with a checkpoint: it puts a token before each text.
+fn foreign(begin: &str) -> Tokenizer {
+    let ours = Tokenizer::train([numbered(0..500)], 300).unwrap();
+    let id = ours.vocab_size();
+    let mut json: serde_json::Value = serde_json::from_str(&ours.to_json().unwrap()).unwrap();
+    json["added_tokens"] = serde_json::json!([{"id": id, "content": begin, "special": true}]);
+    json["post_processor"] = serde_json::json!({
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": begin, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [],
+        "special_tokens": {begin: {"id": begin, "ids": [id], "tokens": [begin]}},
+    });
+    Tokenizer::from_any_json(&json.to_string()).unwrap()
+}
+
+#[test]
+fn with_a_checkpoints_tokenizer_each_document_has_its_beginning() {
+    let place = Place::new();
+    let texts: Vec<String> = (0..40).map(|i| numbered(50 * i..50 * (i + 1))).collect();
+    let paths: Vec<PathBuf> = texts
+        .iter()
+        .enumerate()
+        .map(|(i, text)| place.write(&format!("texts/{i:02}.txt"), text))
+        .collect();
+    let tokenizer = foreign("<|begin|>");
+    let section = TokenizerSection { kind: TokenizerKind::Checkpoint, vocab: 400 };
+    let recipe = Recipe { tokenizer: section, ..recipe(8) };
+    let with = |tokenizer: Option<&Tokenizer>| {
+        prepare_with(&paths, &recipe, tokenizer, &place.path("out"), &mut |_| (), &Cancel::new())
+    };
+    let prepared = with(Some(&tokenizer)).unwrap();
+    let counts = prepared.manifest().counts;
+    let expected: usize =
+        texts.iter().map(|text| 1 + tokenizer.encode(text.as_bytes()).unwrap().len()).sum();
+    assert_eq!(counts.training_tokens + counts.held_out_tokens, expected as u64);
+    let begin = tokenizer.document_start()[0];
+    let begins = |samples: &[Vec<u32>]| {
+        samples.iter().flat_map(|s| &s[1..]).filter(|id| **id == begin).count()
+    };
+    let found = begins(&training(&prepared)) + begins(&held_out(&prepared));
+    // The first of each part is no target, and an unfinished last sample may hold one.
+    assert!((36..=39).contains(&found), "{found} of 40");
+    assert!(matches!(prepared.tokenizer(), Tokenizer::Foreign(_)));
+
+    let other = with(Some(&foreign("<|start|>"))).unwrap();
+    assert_ne!(other.folder(), prepared.folder());
+    assert_eq!(with(Some(&tokenizer)).unwrap().folder(), prepared.folder());
+    assert!(matches!(with(None), Err(DataError::TokenizerGiven { wanted: true })));
+    assert!(place.prepare(&recipe).is_err());
 }
