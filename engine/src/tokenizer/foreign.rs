@@ -37,6 +37,8 @@ const PARTS_MAX: usize = 16;
 const PATTERN_BYTES_MAX: usize = 1 << 12;
 /// Longest text that a normaliser puts in.
 const INSERT_BYTES_MAX: usize = 16;
+/// Ids without a token, at most, beside as many as there are tokens.
+const GAP_MAX: usize = 1 << 12;
 /// Most ids that a template puts before or after a text.
 const FRAME_MAX: usize = 16;
 /// Text is encoded whole up to this when it cannot be cut at line ends.
@@ -420,6 +422,9 @@ fn token_bytes(
     let all: Vec<(&str, u32)> =
         vocab.iter().map(|(token, id)| (token.as_str(), *id)).chain(added).collect();
     let most = all.iter().map(|(_, id)| *id as usize + 1).max().unwrap_or(0);
+    if most > 2 * all.len() + GAP_MAX {
+        return Err(wrong(format!("{} tokens have ids up to {}", all.len(), most - 1)));
+    }
     let mut tokens: Vec<Vec<u8>> = vec![Vec::new(); most];
     let mut names: Vec<&str> = vec![""; most];
     for (token, id) in all {

@@ -219,6 +219,7 @@ fn what_is_not_known_is_named_with_what_is() {
         ("/model/vocab/!", json!(1), "its id is taken"),
         ("/model/vocab/!", json!(-1), "`model.vocab`"),
         ("/model/vocab/!", json!(1_u64 << 40), "`model.vocab`"),
+        ("/model/vocab/!", json!(1_000_000), "tokens have ids up to 1000000"),
         ("/model/vocab", json!([]), "`model.vocab`"),
         ("/model/merges", json!([["!", "nowhere"]]), "`model.merges`"),
         ("/model/merges", json!([["!", "!"]]), "whose union is one too"),

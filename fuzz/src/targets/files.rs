@@ -4,7 +4,7 @@
 
 use crate::{ALLOCATION_BASE, ALLOCATION_PER_BYTE, Target};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use suanli_engine::tokenizer::Tokenizer;
 use suanli_engine::{Cancel, ModelConfig, initial_params};
 use suanli_store::checkpoint::{self, Card, Companions, Contents, Overwrite};
@@ -20,6 +20,18 @@ pub(crate) const TARGETS: &[Target] = &[
         load_weights,
     ),
     file_target("checkpoint-config", "a shape that loads is sound", configs, load_config),
+    file_target(
+        "checkpoint-index",
+        "shards that load are in the folder and hold the model",
+        indices,
+        load_index,
+    ),
+    file_target(
+        "checkpoint-shard",
+        "a shard that loads holds what the index says, in numbers that widen",
+        shards,
+        load_shard,
+    ),
     file_target("prepared-manifest", "what opens is what was prepared", manifests, open_manifest),
     file_target("data-jsonl", "any lines are prepared, or the line is named", lines, prepare_lines),
     file_target(
@@ -43,6 +55,7 @@ const fn file_target(
 
 thread_local! {
     static CHECKPOINT: (TempDir, PathBuf) = checkpoint_folder();
+    static SHARDED: (TempDir, PathBuf) = sharded_folder();
     static PREPARED: (TempDir, PathBuf) = prepared_folder();
     static TEXT: TempDir = folder();
 }
@@ -91,23 +104,103 @@ fn weights() -> Vec<Vec<u8>> {
     vec![good("model.safetensors")]
 }
 
+/// Ours, and what other software writes for each family.
 fn configs() -> Vec<Vec<u8>> {
-    vec![good("config.json")]
+    let sizes = |kind: &str, more: serde_json::Value| {
+        let mut config = serde_json::json!({
+            "model_type": kind, "vocab_size": 256, "hidden_size": 8, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 16,
+            "max_position_embeddings": 8, "rms_norm_eps": 1e-5, "hidden_act": "silu",
+        });
+        if let (Some(config), Some(more)) = (config.as_object_mut(), more.as_object()) {
+            config.extend(more.clone());
+        }
+        config.to_string().into_bytes()
+    };
+    let llama3 = serde_json::json!({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5,
+        "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 4}});
+    let window = serde_json::json!({"use_sliding_window": true, "sliding_window": 4,
+        "max_window_layers": 0, "eos_token_id": [1, 2]});
+    vec![
+        good("config.json"),
+        sizes("llama", llama3),
+        sizes("llama", serde_json::json!({"rope_scaling": {"type": "linear", "factor": 2.0}})),
+        sizes("mistral", serde_json::json!({"sliding_window": 4, "head_dim": 4})),
+        sizes("qwen2", window),
+        sizes("qwen3", serde_json::json!({"head_dim": 4, "tie_word_embeddings": true})),
+    ]
+}
+
+const INDEX: &str = "model.safetensors.index.json";
+const SHARDS: [&str; 2] = ["a.safetensors", "b.safetensors"];
+
+/// A checkpoint in two files of 16-bit floats.
+fn sharded_folder() -> (TempDir, PathBuf) {
+    let (temporary, path) = checkpoint_folder();
+    let space = sizes().space();
+    let mut map = serde_json::Map::new();
+    for (shard, name) in SHARDS.iter().enumerate() {
+        let (mut header, mut body) = (serde_json::Map::new(), Vec::new());
+        for (at, tensor) in space.tensors().iter().enumerate().filter(|(at, _)| at % 2 == shard) {
+            let begin = body.len();
+            body.resize(begin + 2 * tensor.range().len(), at as u8);
+            let dtype = if at % 3 == 0 { "F16" } else { "BF16" };
+            let info = serde_json::json!({
+                "dtype": dtype, "shape": tensor.shape, "data_offsets": [begin, body.len()],
+            });
+            header.insert(tensor.name.clone(), info);
+            map.insert(tensor.name.clone(), (*name).into());
+        }
+        let header = serde_json::Value::from(header).to_string();
+        let length = (header.len() as u64).to_le_bytes();
+        let bytes = [&length[..], header.as_bytes(), &body].concat();
+        fs::write(path.join(name), bytes).expect("a temporary file");
+    }
+    let index = serde_json::json!({"metadata": {"total_size": 1}, "weight_map": map});
+    fs::write(path.join(INDEX), index.to_string()).expect("a temporary file");
+    fs::remove_file(path.join("model.safetensors")).expect("it was written");
+    (temporary, path)
+}
+
+fn good_shards(name: &str) -> Vec<Vec<u8>> {
+    SHARDED.with(|(_, path)| {
+        checkpoint::read(path).expect("a good folder");
+        vec![fs::read(path.join(name)).expect("a good file")]
+    })
+}
+
+fn indices() -> Vec<Vec<u8>> {
+    good_shards(INDEX)
+}
+
+fn shards() -> Vec<Vec<u8>> {
+    good_shards(SHARDS[0])
+}
+
+fn load_index(input: &[u8]) {
+    SHARDED.with(|(_, path)| load_in(path, INDEX, input));
+}
+
+fn load_shard(input: &[u8]) {
+    SHARDED.with(|(_, path)| load_in(path, SHARDS[0], input));
 }
 
 fn load(name: &str, input: &[u8]) {
-    CHECKPOINT.with(|(_, path)| {
-        let file = path.join(name);
-        let before = fs::read(&file).expect("a good file");
-        fs::write(&file, input).expect("a temporary file");
-        let found = checkpoint::read(path);
-        fs::write(&file, before).expect("a temporary file");
-        if let Ok(found) = found {
-            assert!(found.config.check().is_ok());
-            assert_eq!(found.params.len(), found.config.parameters());
-            assert!(found.params.iter().all(|value| value.is_finite()));
-        }
-    });
+    CHECKPOINT.with(|(_, path)| load_in(path, name, input));
+}
+
+fn load_in(path: &Path, name: &str, input: &[u8]) {
+    let file = path.join(name);
+    let before = fs::read(&file).expect("a good file");
+    fs::write(&file, input).expect("a temporary file");
+    let found = checkpoint::read(path);
+    fs::write(&file, before).expect("a temporary file");
+    if let Ok(found) = found {
+        assert!(found.config.check().is_ok());
+        assert_eq!(found.params.len(), found.config.parameters());
+        assert!(found.params.iter().all(|value| value.is_finite()));
+    }
 }
 
 fn load_weights(input: &[u8]) {
