@@ -12,7 +12,7 @@ use std::time::Instant;
 use suanli_base::Random;
 use suanli_engine::tokenizer::Tokenizer;
 use suanli_engine::{Engine as _, Fast, ModelConfig, Sampling, initial_params};
-use suanli_store::checkpoint::{Card, Contents, Overwrite, read, write};
+use suanli_store::checkpoint::{Card, Companions, Contents, Overwrite, read, write};
 
 const SPEED_MIN: f64 = 1.5;
 const BANDWIDTH_MIN: f64 = 0.7;
@@ -130,8 +130,13 @@ fn checkpoint(folder: &Path) -> Result<PathBuf> {
     }
     let tokenizer = tokenizer(config.vocab)?;
     let (params, card) = (initial_params(&config, 1), Card::default());
-    let contents =
-        Contents { config: &config, params: &params, tokenizer: &tokenizer, card: &card };
+    let contents = Contents {
+        config: &config,
+        params: &params,
+        tokenizer: &tokenizer,
+        companions: &Companions::default(),
+        card: &card,
+    };
     write(folder, &contents, Overwrite::OursOnly)?;
     Ok(folder.to_path_buf())
 }

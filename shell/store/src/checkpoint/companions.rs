@@ -14,7 +14,7 @@ use suanli_engine::tokenizer::{JSON_BYTES_MAX, Tokenizer, TokenizerError};
 
 use super::error::{CheckpointError, damaged};
 use super::folder::read_text;
-use super::shape::{Fields, ids};
+use super::shape::Fields;
 use super::{GENERATION, TOKENIZER, TOKENIZER_CONFIG};
 
 /// The files that are kept.
@@ -84,18 +84,6 @@ impl Companions {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
-    }
-
-    /// The ids at which generating ends: of the model, and of its settings for generating.
-    #[must_use]
-    pub fn ends(&self, vocab: usize) -> Vec<u32> {
-        let settings = self.file(GENERATION).and_then(|text| serde_json::from_str(text).ok());
-        let settings: Value = settings.unwrap_or_default();
-        let mut ends = ids(&settings["eos_token_id"], vocab);
-        ends.extend(self.eos.iter().filter(|id| (**id as usize) < vocab));
-        ends.sort_unstable();
-        ends.dedup();
-        ends
     }
 
     /// The text of a file that goes along.

@@ -81,7 +81,12 @@ impl<'a> Fields<'a> {
     /// The ids in `field` that are in the vocabulary: one, several or none. Files in use also say
     /// -1 where there is none.
     pub(super) fn ids(&self, field: &str, vocab: usize) -> Vec<u32> {
-        ids(&self.value[field], vocab)
+        let value = self.get(field);
+        let one = std::slice::from_ref(value);
+        let list = value.as_array().map_or(one, Vec::as_slice);
+        let known = |value: &Value| u32::try_from(value.as_u64()?).ok();
+        let in_vocab = |id: &u32| usize::try_from(*id).is_ok_and(|id| id < vocab);
+        list.iter().filter_map(known).filter(in_vocab).take(IDS_MAX).collect()
     }
 
     fn family(&self) -> Result<Family, CheckpointError> {
@@ -289,15 +294,6 @@ impl<'a> Fields<'a> {
 
 fn whole(value: &Value) -> Option<usize> {
     value.as_u64().and_then(|size| usize::try_from(size).ok())
-}
-
-/// The ids below `vocab` that a value names: one, or a list.
-pub(super) fn ids(value: &Value, vocab: usize) -> Vec<u32> {
-    let one = std::slice::from_ref(value);
-    let list = value.as_array().map_or(one, Vec::as_slice);
-    let known = |value: &Value| u32::try_from(value.as_u64()?).ok();
-    let in_vocab = |id: &u32| usize::try_from(*id).is_ok_and(|id| id < vocab);
-    list.iter().filter_map(known).filter(in_vocab).take(IDS_MAX).collect()
 }
 
 /// Most ids that end a text.
