@@ -221,3 +221,59 @@ fn an_interrupt_ends_the_text_cleanly_with_code_130() {
     let text = String::from_utf8(reading.join().unwrap()).unwrap();
     assert!(text.starts_with('a') && text.ends_with('\n'), "{text:?}");
 }
+
+#[test]
+fn a_checkpoint_of_other_software_continues_a_text_behind_its_own_beginning() {
+    let home = Suanli::new();
+    let folder = checkpoint(&home);
+    let path = |name: &str| std::path::Path::new(&folder).join(name);
+    let ours = Tokenizer::train(["fn main() {}\n".repeat(50)], 262).unwrap();
+    let begin = ours.vocab_size();
+    let mut json: serde_json::Value = serde_json::from_str(&ours.to_json().unwrap()).unwrap();
+    json["added_tokens"] =
+        serde_json::json!([{"id": begin, "content": "<|begin|>", "special": true}]);
+    json["post_processor"] = serde_json::json!({
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<|begin|>", "type_id": 0}},
+                   {"Sequence": {"id": "A", "type_id": 0}}],
+        "special_tokens": {"<|begin|>": {"id": "<|begin|>", "ids": [begin]}},
+    });
+    let tokenizer = Tokenizer::from_any_json(&json.to_string()).unwrap();
+    // Twenty entries more than the tokenizer has, and biases: a Qwen2.
+    let config = ModelConfig {
+        vocab: begin + 21,
+        hidden: 16,
+        layers: 1,
+        heads: 2,
+        kv_heads: 2,
+        ffn: 32,
+        context: 64,
+        qkv_bias: true,
+        ..ModelConfig::demo()
+    };
+    let contents = Contents {
+        config: &config,
+        params: &initial_params(&config, 3),
+        tokenizer: &tokenizer,
+        companions: &Companions::default(),
+        card: &Card::default(),
+    };
+    write(folder.as_ref(), &contents, Overwrite::OursOnly).unwrap();
+    std::fs::remove_file(path("suanli.json")).unwrap();
+    let arguments = ["generate", "--checkpoint", &folder, "--prompt", "fn main", "--json"];
+    let ended = home.run(&[&arguments[..], &["--tokens", "50"]].concat());
+    let answer: serde_json::Value = serde_json::from_str(&ended.works().output).unwrap();
+    let count = tokenizer.encode(b"fn main").unwrap().len() + 1;
+    assert_eq!(
+        (answer["prompt_tokens"].as_u64(), &answer["tokens"]),
+        (Some(count as u64), &50.into())
+    );
+
+    let text = std::fs::read_to_string(path("config.json")).unwrap();
+    std::fs::write(path("config.json"), text.replace("\"silu\"", "\"gelu\"")).unwrap();
+    home.run(&arguments[..5]).fails(3).says("`hidden_act`").says("\"gelu\"");
+    std::fs::write(path("config.json"), &text).unwrap();
+    json["model"]["type"] = "Unigram".into();
+    std::fs::write(path("tokenizer.json"), json.to_string()).unwrap();
+    home.run(&arguments[..5]).fails(3).says("`model.type`").says("\"Unigram\"");
+}

@@ -52,6 +52,33 @@ fn a_job_file_that_cannot_be_is_code_3_and_names_what_to_write() {
 }
 
 #[test]
+fn a_job_that_goes_on_from_a_checkpoint_is_planned_with_its_sizes() {
+    let home = Suanli::new();
+    home.write(
+        "jobs/base/config.json",
+        r#"{"model_type": "qwen3", "vocab_size": 512, "hidden_size": 32, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 24,
+            "intermediate_size": 64, "max_position_embeddings": 40960, "tie_word_embeddings": true}"#,
+    );
+    let plan = ["train", "jobs/job.toml", "--plan", "--tokens-per-s", "100", "--json"];
+    home.write("jobs/job.toml", "[model]\nfrom = 'base'\ncontext = 64\n[data]\npaths = ['a']\n");
+    let ended: serde_json::Value = serde_json::from_str(&home.run(&plan).works().output).unwrap();
+    // Embedding; queries and outputs, keys and values, feed-forward, norms; the last norm.
+    let layer = 2 * 48 * 32 + 2 * 24 * 32 + 3 * 64 * 32 + 2 * 32 + 2 * 24;
+    assert_eq!(ended["parameters"], 512 * 32 + 2 * layer + 32);
+    assert_eq!(ended["tokens_a_round"], 30 * 4 * 4 * 64);
+    for (model, says) in [
+        ("from = 'base'\nhidden = 64", "exclude each other"),
+        ("from = 'base'\ncontext = 50000", "from 1 to 40960"),
+        ("from = 'base'\n[tokenizer]\nkind = 'bpe'", "`tokenizer.kind` and `model.from`"),
+        ("from = 'elsewhere'", "config.json is missing"),
+    ] {
+        home.write("jobs/job.toml", &format!("[data]\npaths = ['a']\n[model]\n{model}\n"));
+        home.run(&plan).fails(3).says(says);
+    }
+}
+
+#[test]
 fn a_job_goes_only_to_a_city_that_is_there_with_a_ticket_that_counts() {
     let home = Suanli::new();
     home.write("job.toml", "[data]\npaths = ['a.txt']\n");
