@@ -539,7 +539,8 @@ fn with_a_checkpoints_tokenizer_each_document_has_its_beginning() {
     let section = TokenizerSection { kind: TokenizerKind::Checkpoint, vocab: 400 };
     let recipe = Recipe { tokenizer: section, ..recipe(8) };
     let with = |tokenizer: Option<&Tokenizer>| {
-        prepare_with(&paths, &recipe, tokenizer, &place.path("out"), &mut |_| (), &Cancel::new())
+        let given = Given { tokenizer, threads: None };
+        prepare_with(given, &paths, &recipe, &place.path("out"), &mut |_| (), &Cancel::new())
     };
     let prepared = with(Some(&tokenizer)).unwrap();
     let counts = prepared.manifest().counts;
