@@ -12,6 +12,7 @@
 //! Invariants: a folder appears whole or not at all; no folder that is not ours is removed, a
 //! forced write moves it aside; parameters that are not finite are neither written nor read.
 
+mod adapter;
 mod chat;
 mod companions;
 mod config;
@@ -28,6 +29,7 @@ use std::path::{Path, PathBuf};
 use suanli_engine::ModelConfig;
 use suanli_engine::tokenizer::{JSON_BYTES_MAX, Tokenizer};
 
+pub use adapter::{AdapterContents, read_adapter, write_adapter};
 pub use chat::{Dialogue, read_dialogue};
 pub use companions::{Companions, pack, unpack};
 pub use error::CheckpointError;
@@ -120,7 +122,7 @@ pub fn write(
         draft.write(name, text.as_bytes())?;
     }
     draft.write(CARD, readme(config, card).as_bytes())?;
-    draft.stream(WEIGHTS, |out| tensors::write(out, config, params))?;
+    draft.stream(WEIGHTS, |out| tensors::write(out, &config.space(), params))?;
     draft.publish()
 }
 

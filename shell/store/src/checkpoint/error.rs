@@ -61,6 +61,19 @@ pub enum CheckpointError {
         /// What it is.
         found: String,
     },
+    /// Adapters of a kind that this program does not train.
+    #[error("{}: `{field}`: expected {expected}, found {found}; this program takes plain LoRA on \
+             attention and feed-forward matrices", path.display())]
+    Adapter {
+        /// The file.
+        path: PathBuf,
+        /// The field of `adapter_config.json`.
+        field: &'static str,
+        /// What it must be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
     /// A tensor is not as `config.json` says.
     #[error("{}: tensor {tensor}: expected {expected}, found {found}; weights and config.json do \
              not belong together", path.display())]

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use suanli_engine::ModelConfig;
+use suanli_params::{Space, Tensor};
 
 use super::error::{CheckpointError, io as io_error};
 use super::header::{Info, Place, TensorFile};
@@ -24,13 +25,9 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 
 /// Writes the header and `params`, which the caller has counted.
-pub(super) fn write(
-    out: &mut dyn Write,
-    config: &ModelConfig,
-    params: &[f32],
-) -> Result<(), WriteFault> {
-    check_finite(config, params).map_err(WriteFault::Content)?;
-    let header = header(config);
+pub(super) fn write(out: &mut dyn Write, space: &Space, params: &[f32]) -> Result<(), WriteFault> {
+    check_finite(space, params).map_err(WriteFault::Content)?;
+    let header = header(space);
     let put = |out: &mut dyn Write, bytes: &[u8]| out.write_all(bytes).map_err(WriteFault::Io);
     put(out, &(header.len() as u64).to_le_bytes())?;
     put(out, header.as_bytes())?;
@@ -62,11 +59,7 @@ pub(super) fn read(folder: &Path, config: &ModelConfig) -> Result<Vec<f32>, Chec
         let file = opened(&mut open, *index, &files[*index].path)?;
         let path = &files[*index].path;
         let out = &mut params[tensor.range()];
-        file.seek(SeekFrom::Start(place.start)).map_err(io_error("read", path))?;
-        for (piece, first) in out.chunks_mut(PIECE).zip((0..).step_by(PIECE)) {
-            fill(file, *place, &mut bytes, piece).map_err(io_error("read", path))?;
-            check_piece(path, &tensor.name, first, piece)?;
-        }
+        read_tensor(file, path, tensor, *place, &mut bytes, out)?;
     }
     if config.tied
         && let Some(file) = files.iter().find(|file| file.tensors.contains_key(HEAD))
@@ -74,6 +67,40 @@ pub(super) fn read(folder: &Path, config: &ModelConfig) -> Result<Vec<f32>, Chec
         check_tied(file, config, &params[..config.vocab * config.hidden])?;
     }
     Ok(params)
+}
+
+/// Reads all tensors of `space` from one file, which holds nothing else.
+pub(super) fn read_all(file: &TensorFile, space: &Space) -> Result<Vec<f32>, CheckpointError> {
+    let mut params = vec![0.0_f32; space.len()];
+    let mut bytes = vec![0_u8; 4 * PIECE];
+    let places = space.tensors().iter().map(|tensor| file.place(&tensor.name, &tensor.shape));
+    let places = places.collect::<Result<Vec<Place>, CheckpointError>>()?;
+    if let Some(extra) = file.tensors.keys().find(|name| space.tensor(name).is_none()) {
+        return Err(file.wrong(extra, "no such tensor".to_owned(), "one".to_owned()));
+    }
+    file.check_layout()?;
+    let path = &file.path;
+    let mut input = File::open(path).map_err(io_error("read", path))?;
+    for (tensor, place) in space.tensors().iter().zip(places) {
+        read_tensor(&mut input, path, tensor, place, &mut bytes, &mut params[tensor.range()])?;
+    }
+    Ok(params)
+}
+
+fn read_tensor(
+    file: &mut File,
+    path: &Path,
+    tensor: &Tensor,
+    place: Place,
+    bytes: &mut [u8],
+    out: &mut [f32],
+) -> Result<(), CheckpointError> {
+    file.seek(SeekFrom::Start(place.start)).map_err(io_error("read", path))?;
+    for (piece, first) in out.chunks_mut(PIECE).zip((0..).step_by(PIECE)) {
+        fill(file, place, bytes, piece).map_err(io_error("read", path))?;
+        check_piece(path, &tensor.name, first, piece)?;
+    }
+    Ok(())
 }
 
 /// The file with this index: the one that is open, or opened now.
@@ -117,9 +144,9 @@ fn check_tied(
     Ok(())
 }
 
-fn header(config: &ModelConfig) -> String {
+fn header(space: &Space) -> String {
     let mut tensors: BTreeMap<String, Value> = BTreeMap::new();
-    for tensor in config.space().tensors() {
+    for tensor in space.tensors() {
         let range = tensor.range();
         let info = Info {
             dtype: "F32".to_owned(),
@@ -186,9 +213,8 @@ fn check_piece(
     })
 }
 
-fn check_finite(config: &ModelConfig, params: &[f32]) -> Result<(), CheckpointError> {
+fn check_finite(space: &Space, params: &[f32]) -> Result<(), CheckpointError> {
     let Some(at) = params.iter().position(|value| !value.is_finite()) else { return Ok(()) };
-    let space = config.space();
     let tensor = space.tensors().iter().find(|tensor| tensor.range().contains(&at));
     let tensor = tensor.expect("the tensors cover the flat buffer");
     let (index, found) = (at - tensor.range().start, params[at]);
