@@ -532,6 +532,19 @@ struct Parts {
 
 fn rebuild(parts: Parts, splitting: Splitting) -> Result<Inner, TokenizerError> {
     check_vocab(parts.vocab.len())?;
+    // The crate takes room for every id up to the largest, and for the union of every merge.
+    let entries = parts.vocab.len();
+    if let Some(id) = parts.vocab.values().find(|id| **id as usize >= entries) {
+        return Err(wrong(format!("its ids have a gap: {entries} tokens, and an id {id}")));
+    }
+    let known = |(first, second): &&(String, String)| {
+        let union = format!("{first}{second}");
+        [first, second, &union].iter().all(|token| parts.vocab.contains_key(*token))
+    };
+    if let Some((first, second)) = parts.merges.iter().find(|merge| !known(merge)) {
+        let pair = format!("{first} {second}").chars().take(60).collect::<String>();
+        return Err(wrong(format!("its merge {pair:?} makes no token")));
+    }
     let vocab: Vocab = parts.vocab.into_iter().collect();
     let model = BPE::builder().vocab_and_merges(vocab, parts.merges).build().map_err(wrong)?;
     assemble(model, splitting)

@@ -109,6 +109,23 @@ fn a_strange_or_damaged_tokenizer_json_is_refused() {
 }
 
 #[test]
+fn an_id_far_out_or_a_merge_into_nothing_takes_no_memory_and_no_panic() {
+    // The crate listed every id below the largest, and cut a merge out of too short a buffer.
+    let good: serde_json::Value = serde_json::from_str(&trained().to_json().unwrap()).unwrap();
+    let refused = |pointer: &str, value: serde_json::Value| {
+        let mut json = good.clone();
+        *json.pointer_mut(pointer).unwrap() = value;
+        Tokenizer::from_json(&json.to_string()).unwrap_err().to_string()
+    };
+    let gap = refused("/model/vocab/!", u32::MAX.into());
+    assert!(gap.contains("300 tokens, and an id 4294967295"), "{gap}");
+    let longest = good["model"]["vocab"].as_object().unwrap().keys().max_by_key(|t| t.len());
+    let pair = serde_json::json!([longest, longest]);
+    let nothing = refused("/model/merges/0", pair);
+    assert!(nothing.contains("makes no token"), "{nothing}");
+}
+
+#[test]
 fn long_text_without_a_line_end_is_cut_between_characters() {
     let text = "算".repeat(2 * PIECE_BYTES * 16);
     let pieces: Vec<&str> = pieces_of(&text).collect();
