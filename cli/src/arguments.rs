@@ -81,6 +81,8 @@ pub(crate) enum Command {
     Export(Export),
     /// Continue a text, or answer in a chat, with a checkpoint
     Generate(Generate),
+    /// Write a checkpoint with its adapters (LoRA) merged in
+    Merge(Merge),
     /// Look into a city's record of rounds
     #[command(subcommand)]
     Log(Log),
@@ -330,6 +332,20 @@ pub(crate) struct Export {
     pub(crate) folder: Folder,
 }
 
+/// `suanli merge`.
+#[derive(Debug, Args)]
+pub(crate) struct Merge {
+    /// Folder of a checkpoint in Hugging Face layout
+    #[arg(long, value_name = "DIR")]
+    pub(crate) checkpoint: PathBuf,
+    /// Folder of its adapters in PEFT layout
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: PathBuf,
+    /// Where to write; must not exist or be empty
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
 /// `suanli generate`.
 #[derive(Debug, Args)]
 pub(crate) struct Generate {
@@ -366,6 +382,12 @@ pub(crate) struct Generate {
     /// Seed of the choice
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
+    /// Folder of adapters in PEFT layout, to be merged in while it runs
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// Hold the matrices in bfloat16: half the memory, faster, other last digits
+    #[arg(long)]
+    pub(crate) bf16: bool,
     /// Threads to work with [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) threads: Option<u32>,

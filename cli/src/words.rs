@@ -129,6 +129,10 @@ words! {
         "Wrote the parameters after {round} rounds and {tokens} tokens to {folder}."
         "已将第 {round} 轮之后（{tokens} 个词元）的参数写入 {folder}。"
     }
+    merged(count: &str, targets: &str, folder: &str) {
+        "Merged {count} parameters of adapters on {targets}; wrote {folder}."
+        "已合并 {targets} 上的适配器（{count} 个参数），写入 {folder}。"
+    }
     head_city() { "city" "城市" }
     head_family() { "family" "家庭" }
     head_member() { "member" "成员" }

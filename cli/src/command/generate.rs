@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use suanli_engine::chat::Message;
 use suanli_engine::text::{self, Ending, WhenFull, Wishes, Written};
 use suanli_engine::tokenizer::Tokenizer;
-use suanli_engine::{Fast, Sampling};
+use suanli_engine::{Fast, Sampling, Settings, Storage};
 use suanli_store::checkpoint::{self, Dialogue, Loaded};
 
 /// Most bytes of a prompt on standard input.
@@ -25,7 +25,12 @@ pub(super) fn run(context: &Context, arguments: &Generate) -> Result<(), Failure
         "-" => standard_input()?,
         text => text.to_owned(),
     };
-    let mut model = Model::load(&arguments.checkpoint, arguments.threads)?;
+    let held = Held {
+        threads: arguments.threads,
+        adapter: arguments.adapter.as_deref(),
+        storage: if arguments.bf16 { Storage::Bf16 } else { Storage::F32 },
+    };
+    let mut model = Model::load(&arguments.checkpoint, &held)?;
     let dialogue = checkpoint::read_dialogue(&arguments.checkpoint)?;
     let ids = if arguments.chat {
         model.ids_of_chat(&dialogue, arguments.system.as_deref(), &prompt)?
@@ -223,9 +228,17 @@ pub(crate) fn continue_text(
 ) -> Result<String, Failure> {
     let sampling = Sampling { tokens_max: tokens as usize, ..Sampling::default() };
     let wishes = Wishes { sampling, seed, when_full: WhenFull::Slide, ..Wishes::default() };
-    let mut model = Model::load(folder, None)?;
+    let mut model = Model::load(folder, &Held::default())?;
     let ids = model.ids_of_text(prompt)?;
     Ok(model.continue_ids(&ids, &wishes, &mut |_| true)?.text)
+}
+
+/// How the model is held.
+#[derive(Clone, Copy, Default)]
+struct Held<'a> {
+    threads: Option<u32>,
+    adapter: Option<&'a Path>,
+    storage: Storage,
 }
 
 struct Model {
@@ -238,11 +251,16 @@ fn wrong(error: &dyn std::fmt::Display) -> Failure {
 }
 
 impl Model {
-    fn load(folder: &Path, threads: Option<u32>) -> Result<Self, Failure> {
-        let Loaded { config, params, tokenizer, .. } = checkpoint::read(folder)?;
+    fn load(folder: &Path, held: &Held<'_>) -> Result<Self, Failure> {
+        let Loaded { config, mut params, tokenizer, .. } = checkpoint::read(folder)?;
+        if let Some(adapter) = held.adapter {
+            let (lora, adapters) = checkpoint::read_adapter(adapter, &config)?;
+            lora.merge(&config, &adapters, &mut params);
+        }
         let all = || std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = threads.map_or_else(all, |threads| threads as usize);
-        let mut engine = Fast::new(config, threads)
+        let threads = held.threads.map_or_else(all, |threads| threads as usize);
+        let settings = Settings { threads, storage: held.storage, ..Settings::default() };
+        let mut engine = Fast::with(config, &settings)
             .map_err(|error| Failure::input(error.to_string(), "export the checkpoint again"))?;
         engine.params_mut().copy_from_slice(&params);
         Ok(Self { engine, tokenizer })

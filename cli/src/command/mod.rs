@@ -5,6 +5,7 @@ mod doctor;
 mod generate;
 mod join;
 mod log;
+mod merge;
 mod node;
 mod sim;
 mod status;
@@ -41,6 +42,7 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Train(arguments) => train::run(context, &arguments),
         Command::Log(command) => log::run(context, &command),
         Command::Generate(arguments) => generate::run(context, &arguments),
+        Command::Merge(arguments) => merge::run(context, &arguments),
         Command::Sim(arguments) => sim::run(context, &arguments),
         Command::Worker => Err(Failure::usage("worker must be the first argument", "")),
     }
