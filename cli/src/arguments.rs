@@ -349,7 +349,7 @@ pub(crate) struct Merge {
 /// `suanli generate`.
 #[derive(Debug, Args)]
 pub(crate) struct Generate {
-    /// Folder of an exported checkpoint
+    /// Folder of a checkpoint: an export, or any other of the Llama family
     #[arg(long, value_name = "DIR")]
     pub(crate) checkpoint: PathBuf,
     /// The text to continue, or what the user says in a chat; -: from standard input. A text that
