@@ -11,7 +11,7 @@ use std::time::Instant;
 pub(crate) enum Length {
     /// Everything.
     Whole,
-    /// Without docs, seeds, fuzzing and benches: before every commit.
+    /// Without docs, seeds, fuzzing, bits and benches: before every commit.
     Short,
 }
 
@@ -34,6 +34,7 @@ pub(crate) fn run(length: Length) -> Result<()> {
         stage("docs", docs)?;
         stage("seeds", seeds)?;
         stage("fuzz", fuzz)?;
+        stage("bits", || cargo(&["xtask", "bits", "--short"]))?;
         stage("benches", || cargo(&["xtask", "bench", "whole", "--short"]))?;
     }
     println!("\nci: all stages passed in {:.0} s", begun.elapsed().as_secs_f64());

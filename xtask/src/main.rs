@@ -1,8 +1,10 @@
-//! The commands of this repository: `cargo xtask ci | layers | words | licences | bench`.
+//! The commands of this repository: `cargo xtask ci | layers | words | licences | bits |
+//! bench`.
 //!
 //! Not for: anything that needs our own crates. What does (benches) lives in `bench/` and is
 //! started from here, so that xtask builds in seconds.
 
+mod bits;
 mod ci;
 mod layers;
 mod licences;
@@ -16,11 +18,15 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   ci [--short]      what CI runs: format, layers, words, licences, lints, tests, docs, seeds,
-                    fuzzing, benches; --short leaves out the last four
+                    fuzzing, same bits, benches; --short leaves out the last five
   layers [--write]  check that every crate uses lower layers only, and that both READMEs show the
                     table; --write puts the table into them
   words             check the words of the tree: no machine paths, no registry hosts, no stubs
   licences          check that every dependency has a licence that we accept
+  bits [--short | --qemu | --aarch64 | --write]
+                    the same numbers from every kernel, thread count and profile; --qemu on
+                    emulated x86-64 CPUs, --aarch64 on an emulated ARM one (3: not installed);
+                    --write makes the list of hashes anew
   bench NAME [--short] [--fresh] [--row ROW] [--json FILE]
                     measure; ends with 1 when a goal is missed (bench --list names them all)
 ";
@@ -45,6 +51,11 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
         ["layers", "--write"] => layers::run(layers::Table::Write)?,
         ["words"] => words::run()?,
         ["licences"] => licences::run()?,
+        ["bits"] => return bits::run(bits::Extent::Whole),
+        ["bits", "--short"] => return bits::run(bits::Extent::Short),
+        ["bits", "--qemu"] => return bits::run(bits::Extent::Qemu),
+        ["bits", "--aarch64"] => return bits::run(bits::Extent::Aarch64),
+        ["bits", "--write"] => return bits::run(bits::Extent::Write),
         ["bench", rest @ ..] => return bench(rest),
         [] | ["help" | "--help" | "-h"] => print!("{USAGE}"),
         _ => bail!("unknown command \"{}\"\n\n{USAGE}", words.join(" ")),
