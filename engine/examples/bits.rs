@@ -34,7 +34,12 @@ impl Run {
     }
 
     fn settings(self, activations: Activations) -> Settings {
-        Settings { threads: self.threads, kernel: KernelChoice::Best, activations }
+        Settings {
+            threads: self.threads,
+            kernel: KernelChoice::Best,
+            activations,
+            ..Settings::default()
+        }
     }
 }
 

@@ -65,10 +65,7 @@ pub(crate) fn run(extent: Extent) -> Result<ExitCode> {
         }
         Err(error) => Err(error),
         Ok(runs) => {
-            println!(
-                "bits: {runs} runs agree in {:.0} s",
-                begun.elapsed().as_secs_f64()
-            );
+            println!("bits: {runs} runs agree in {:.0} s", begun.elapsed().as_secs_f64());
             Ok(ExitCode::SUCCESS)
         }
     }
