@@ -35,7 +35,10 @@ pub(crate) fn run(length: Length) -> Result<()> {
         stage("seeds", seeds)?;
         stage("fuzz", fuzz)?;
         stage("bits", || cargo(&["xtask", "bits", "--short"]))?;
-        stage("benches", || cargo(&["xtask", "bench", "whole", "--short"]))?;
+        stage("benches", || {
+            cargo(&["xtask", "bench", "whole", "--short"])?;
+            cargo(&["xtask", "bench", "engine", "--short"])
+        })?;
     }
     println!("\nci: all stages passed in {:.0} s", begun.elapsed().as_secs_f64());
     println!("{} passed, {} failed, {} skipped", tests.passed, tests.failed, tests.skipped);
