@@ -13,6 +13,8 @@ mod body;
 mod buffers;
 mod decode;
 mod kernel;
+#[cfg(test)]
+mod kernel_tests;
 mod measure;
 mod pass;
 mod pool;
