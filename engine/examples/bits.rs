@@ -11,8 +11,8 @@
 use suanli_base::{Hash, Random};
 use suanli_engine::{
     Activations, Batch, Cancel, Engine, Fast, Float, KernelChoice, Lora, ModelConfig, Objective,
-    Pair, Reference, RopeScaling, Sampling, Settings, StepError, StepSettings, Target, Task,
-    initial_params,
+    Pair, Reference, RopeScaling, Sampling, Settings, StepError, StepSettings, Storage, Target,
+    Task, initial_params,
 };
 use suanli_params::{
     Codec, apply_update, decode, encode, encode_with_feedback, seal_moments, sum_of_squares,
@@ -26,6 +26,7 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 struct Run {
     threads: usize,
     few: bool,
+    storage: Storage,
 }
 
 impl Run {
@@ -34,27 +35,27 @@ impl Run {
     }
 
     fn settings(self, activations: Activations) -> Settings {
-        Settings {
-            threads: self.threads,
-            kernel: KernelChoice::Best,
-            activations,
-            ..Settings::default()
-        }
+        let (threads, kernel, storage) = (self.threads, KernelChoice::Best, self.storage);
+        Settings { threads, kernel, activations, storage }
     }
 }
 
 fn main() -> Outcome {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let threads = arguments.first().map_or(Ok(1), |threads| threads.parse())?;
-    let run = Run { threads, few: arguments.get(1).is_some_and(|word| word == "few") };
+    let few = arguments.get(1).is_some_and(|word| word == "few");
+    let run = Run { threads, few, storage: Storage::F32 };
     let engine = Fast::new(ModelConfig::demo(), threads)?;
     let about = engine.capabilities();
     println!("# {} kernel {} threads {}", about.numeric_class, about.kernel, about.threads);
     for (name, config) in architectures() {
         train(run, name, &config)?;
     }
-    groups(run)?;
+    groups(run, "groups")?;
     adapters(run)?;
+    let half = Run { storage: Storage::Bf16, ..run };
+    train(half, "bf16", &odd())?;
+    groups(half, "bf16-groups")?;
     preference(run)?;
     plain::<f32>()?;
     plain::<f64>()?;
@@ -182,8 +183,8 @@ fn outputs(case: &str, engine: &mut dyn Engine, text: &Text) -> Result<(), StepE
     say(case, "logits", &bytes(&engine.logits(&text.ids[..text.length])?));
     say(case, "logprobs", &bytes(&engine.logprobs(&text.batch(), &cancel)?));
     let mut said = Vec::new();
-    for temperature in [0.0, 0.8] {
-        let sampling = Sampling { temperature, tokens_max: 20, ..Sampling::default() };
+    for (temperature, top_k) in [(0.0, 0), (0.8, 0), (1.2, 5)] {
+        let sampling = Sampling { temperature, top_k, tokens_max: 20, ..Sampling::default() };
         let mut emit = |id: u32| {
             said.extend(id.to_le_bytes());
             true
@@ -204,14 +205,13 @@ fn train(run: Run, case: &str, config: &ModelConfig) -> Result<(), StepError> {
 
 /// More sequences than go through the model together, activations computed again, several blocks
 /// of the inner dimension.
-fn groups(run: Run) -> Result<(), StepError> {
+fn groups(run: Run, case: &str) -> Result<(), StepError> {
     let (hidden, heads, kv_heads, ffn, context) = (96, 6, 3, 270, 70);
     let config = ModelConfig { hidden, heads, kv_heads, ffn, context, layers: 2, ..odd() };
     let run = Run { few: true, ..run };
     let text = Text::new(&config, 9, 70, 2);
-    for (case, activations) in
-        [("groups", Activations::Kept), ("groups-again", Activations::Recomputed)]
-    {
+    for (kept, activations) in [("kept", Activations::Kept), ("again", Activations::Recomputed)] {
+        let case = &format!("{case}-{kept}");
         let mut engine = Fast::with(config.clone(), &run.settings(activations))?;
         engine.write(0, &awake(&config, 2));
         study(run, case, &mut engine, &text, Objective::NextToken)?;
@@ -253,7 +253,7 @@ fn preference(run: Run) -> Result<(), StepError> {
 /// The plain engine, which judges the fast one, is itself the same everywhere.
 fn plain<T: Float>() -> Result<(), StepError> {
     let config = ModelConfig { qkv_bias: true, ..odd() };
-    let run = Run { threads: 1, few: true };
+    let run = Run { threads: 1, few: true, storage: Storage::F32 };
     let mut engine = Reference::<T>::new(config.clone())?;
     engine.write(0, &awake(&config, 5));
     study(run, T::CLASS, &mut engine, &Text::new(&config, 2, 20, 5), Objective::NextToken)?;
