@@ -83,11 +83,11 @@ impl State {
         Ok(Self { params, moments })
     }
 
-    /// Checks that it is of a model of `parameters` parameters.
+    /// Checks that it is of a model of `parameters` parameters, with moments that can be sealed.
     pub(crate) fn check(&self, parameters: usize) -> Result<(), StepError> {
         let found = self.params.len();
         if found == parameters {
-            return Ok(());
+            return self.moments.check();
         }
         let bytes = |count: usize| 4 * count;
         let (expected, found) = (bytes(parameters), bytes(found));
@@ -103,7 +103,20 @@ pub(crate) struct Moments {
     pub(crate) steps: u64,
 }
 
+/// Most that a first moment and the root of a second may be: twice as much can be sealed.
+const MOMENT_MAX: f32 = (1_u64 << 60) as f32;
+
 impl Moments {
+    /// Checks that they are what steps leave behind.
+    fn check(&self) -> Result<(), StepError> {
+        let first = self.first.iter().map(|m| (*m, -MOMENT_MAX..=MOMENT_MAX));
+        let second = self.second.iter().map(|v| (*v, 0.0..=MOMENT_MAX * MOMENT_MAX));
+        match first.chain(second).enumerate().find(|(_, (found, range))| !range.contains(found)) {
+            Some((element, (found, _))) => Err(StepError::BadMoment { element, found }),
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn new(parameters: usize) -> Self {
         Self { first: vec![0.0; parameters], second: vec![0.0; parameters], steps: 0 }
     }
@@ -203,6 +216,22 @@ mod tests {
             let error = State::from_bytes(bytes, parameters).unwrap_err();
             assert!(matches!(error, StepError::BadState { .. }), "{error}");
         }
+    }
+
+    /// Fuzzing found it: a made-up state was taken up, and sealing it panicked.
+    #[test]
+    fn moments_that_no_training_leaves_behind_are_refused() {
+        let of = |first: f32, second: f32| {
+            let moments = Moments { first: vec![0.0, first], second: vec![second, 0.0], steps: 1 };
+            State { params: vec![0.0; 2], moments }
+        };
+        assert_eq!(of(-1e18, 1e36).check(2), Ok(()));
+        assert_eq!(of(-1e18, 1e36).moments.clone().seal().len(), 8 + 8 + 4);
+        for (element, first, second) in [(1, f32::NAN, 0.0), (1, 1e19, 0.0), (2, 0.0, -1.0)] {
+            let error = of(first, second).check(2).unwrap_err();
+            assert!(matches!(error, StepError::BadMoment { element: at, .. } if at == element));
+        }
+        assert!(of(0.0, f32::INFINITY).check(2).is_err());
     }
 
     #[test]

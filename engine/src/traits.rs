@@ -179,6 +179,17 @@ pub enum StepError {
         /// How many there are.
         found: usize,
     },
+    /// A moment of a state that no training leaves behind: damaged, or made up.
+    #[error(
+        "element {element} of the moments of a state is {found}; first moments must be within \
+         +-2^60, second ones from 0 to 2^120: take a sound copy"
+    )]
+    BadMoment {
+        /// Which, over the first moments and then the second.
+        element: usize,
+        /// What it is.
+        found: f32,
+    },
     /// The loss or the gradient is not finite; the step was not taken.
     #[error(
         "the loss is {loss} and the norm of the gradient {grad_norm}: the step was not taken; lower the learning rate"

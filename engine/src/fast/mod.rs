@@ -275,7 +275,7 @@ impl Fast {
     }
 
     fn update(&mut self, settings: &StepSettings, grad_norm: f64) {
-        let steps = self.moments.steps + 1;
+        let steps = self.moments.steps.saturating_add(1);
         let clip = f64::from(settings.clip);
         let adam = Adam {
             clip: if clip > 0.0 && grad_norm > clip { (clip / grad_norm) as f32 } else { 1.0 },

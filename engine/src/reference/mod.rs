@@ -176,7 +176,7 @@ impl<T: Float> Reference<T> {
     fn update(&mut self, grads: &[T], settings: &StepSettings, norm: f64) {
         let s = settings;
         let (beta1, beta2) = (f64::from(s.beta1), f64::from(s.beta2));
-        self.moments.steps += 1;
+        self.moments.steps = self.moments.steps.saturating_add(1);
         let correct1 = T::of(1.0 - power64(beta1, self.moments.steps));
         let correct2 = T::of(1.0 - power64(beta2, self.moments.steps));
         let clip = f64::from(s.clip);

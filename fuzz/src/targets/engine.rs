@@ -1,8 +1,12 @@
-//! What the engine reads of a stranger's: a tokenizer and a model's sizes.
+//! What the engine reads of a stranger's: a tokenizer, the sizes of a model and of its adapters, and
+//! a state to go on from.
 
 use crate::{ALLOCATION_BASE, ALLOCATION_PER_BYTE, Target};
 use serde_json::{Value, json};
 use suanli_engine::tokenizer::Tokenizer;
+use suanli_engine::{
+    Engine as _, Lora, ModelConfig, Reference, RopeScaling, State, Target as Matrix,
+};
 
 pub(crate) const TARGETS: &[Target] = &[
     Target::new(
@@ -21,6 +25,24 @@ pub(crate) const TARGETS: &[Target] = &[
             foreign_tokenizer,
         )
     },
+    Target::new(
+        "engine-sizes",
+        "sizes that pass make a space of as many parameters as they say, or are refused",
+        sizes,
+        size,
+    ),
+    Target::new(
+        "engine-adapters",
+        "adapters that pass have as many parameters as they say, or are refused",
+        adapters,
+        adapter,
+    ),
+    Target::new(
+        "engine-state",
+        "a state has one form, and an engine that takes it up can seal it and give it back",
+        states,
+        state,
+    ),
 ];
 
 const TEXT: &str = "the cat sat on the mat, the cat sat on the hat";
@@ -102,4 +124,79 @@ fn foreign_tokenizer(input: &[u8]) {
     }
     let frame = [tokenizer.document_start(), tokenizer.document_end()].concat();
     tokenizer.decode(&frame).expect("its own ids");
+}
+
+/// Names of tensors take memory, so that only so many are made here.
+const LAYERS: usize = 4;
+
+fn sizes() -> Vec<Vec<u8>> {
+    let llama3 = RopeScaling::Llama3 {
+        factor: 8.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_context: 16,
+    };
+    let (rope_scaling, head_dim) = (Some(llama3), Some(8));
+    let demo = ModelConfig::demo();
+    let all =
+        ModelConfig { rope_scaling, head_dim, qkv_bias: true, qk_norm: true, tied: true, ..demo };
+    let json = |config: &ModelConfig| serde_json::to_vec(config).expect("our own");
+    vec![json(&ModelConfig::demo()), json(&all)]
+}
+
+fn size(input: &[u8]) {
+    let Ok(config) = serde_json::from_slice::<ModelConfig>(input) else { return };
+    if config.check().is_err() || config.layers > LAYERS {
+        return;
+    }
+    assert_eq!(config.space().len(), config.parameters());
+    let json = serde_json::to_vec(&config).expect("it was read");
+    assert_eq!(serde_json::from_slice::<ModelConfig>(&json).expect("our own"), config);
+}
+
+fn adapters() -> Vec<Vec<u8>> {
+    let some = vec![Matrix::KProj, Matrix::DownProj];
+    let all = [(1, some), (1024, Matrix::ALL.to_vec())];
+    let json = |(rank, targets)| serde_json::to_vec(&Lora { rank, alpha: 16.0, targets });
+    all.into_iter().map(|lora| json(lora).expect("our own")).collect()
+}
+
+fn adapter(input: &[u8]) {
+    let Ok(lora) = serde_json::from_slice::<Lora>(input) else { return };
+    if lora.check().is_err() {
+        return;
+    }
+    let config = ModelConfig::demo();
+    let space = lora.space(&config);
+    assert_eq!(space.len(), lora.parameters(&config));
+    assert_eq!(space.tensors().len(), 2 * lora.targets.len() * config.layers);
+    assert!(lora.scale().is_finite() && lora.scale() > 0.0);
+}
+
+/// The smallest model there is.
+fn tiny() -> ModelConfig {
+    let (vocab, hidden, layers, heads, kv_heads, ffn, context) = (2, 2, 1, 1, 1, 1, 1);
+    let demo = ModelConfig::demo();
+    ModelConfig { vocab, hidden, layers, heads, kv_heads, ffn, context, tied: true, ..demo }
+}
+
+fn engine() -> Reference<f32> {
+    Reference::new(tiny()).expect("the smallest model")
+}
+
+fn states() -> Vec<Vec<u8>> {
+    vec![engine().export().to_bytes()]
+}
+
+fn state(input: &[u8]) {
+    let Ok(state) = State::from_bytes(input, tiny().parameters()) else { return };
+    assert_eq!(state.to_bytes(), input);
+    let mut engine = engine();
+    if engine.import(&state).is_err() {
+        return;
+    }
+    assert_eq!(engine.state_hash(), state.hash());
+    let sealed = engine.seal();
+    engine.unseal(&sealed).expect("its own");
+    assert_eq!(engine.seal(), sealed);
 }
