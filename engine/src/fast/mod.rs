@@ -91,7 +91,7 @@ pub struct Fast {
 }
 
 impl Fast {
-    /// A model of zeros: give it parameters through [`Engine::params_mut`]. `threads` 0 means 1.
+    /// A model of zeros: give it parameters through [`Fast::params_mut`]. `threads` 0 means 1.
     ///
     /// # Errors
     /// Sizes that cannot work, or a `SUANLI_KERNEL` that this CPU has not.

@@ -33,7 +33,7 @@ pub struct Reference<T: Float = f32> {
 }
 
 impl<T: Float> Reference<T> {
-    /// A model of zeros: give it parameters through [`Engine::params_mut`].
+    /// A model of zeros: give it parameters through [`Reference::params_mut`].
     ///
     /// # Errors
     /// Sizes that cannot work.
