@@ -328,6 +328,9 @@ pub(crate) struct Export {
     /// Where to write; must not exist or be empty
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+    /// Only the adapters of a job that trains such, in PEFT layout; else they are merged
+    #[arg(long)]
+    pub(crate) adapters: bool,
     #[command(flatten)]
     pub(crate) folder: Folder,
 }

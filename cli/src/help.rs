@@ -78,6 +78,7 @@ const ARGUMENTS: &[(&str, &str, &str)] = &[
     ("share", "percent", "处理器时间的份额，百分数"),
     ("export", "job", "任务：名字、编号或编号的开头［默认：唯一的那个］"),
     ("export", "out", "写到哪里；必须不存在或为空"),
+    ("export", "adapters", "只写适配器（PEFT 格式），用于只训练适配器的任务；否则写合并后的模型"),
     ("generate", "checkpoint", "检查点所在的文件夹：导出的，或 Llama 家族的其他检查点"),
     (
         "generate",

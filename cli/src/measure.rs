@@ -3,9 +3,7 @@
 use crate::exit::Failure;
 use std::time::{Duration, Instant};
 use suanli_base::Random;
-use suanli_engine::{
-    Activations, Batch, Cancel, Engine as _, Fast, StepSettings, Storage, initial_params,
-};
+use suanli_engine::{Batch, Cancel, Engine as _, Fast, Settings, StepSettings, initial_params};
 use suanli_store::job_file::JobFile;
 
 /// Long enough for a few steps of a small model.
@@ -25,15 +23,28 @@ pub(crate) fn tokens_per_s(job: &JobFile, threads: usize) -> Result<f64, Failure
     let sequences = job.training.batch_sequences as usize;
     let length = job.model.context;
     let tokens = sequences.saturating_mul(length);
-    let memory = config.training_memory_bytes(sequences, length, Activations::Kept, Storage::F32);
+    let memory = job.training_memory_bytes(&config);
     if memory > MEMORY_BYTES_MAX {
         return Err(Failure::usage(
             format!("the model is too large to measure its speed in passing: {memory} bytes"),
             "state the speed: --tokens-per-s N",
         ));
     }
-    let mut engine = Fast::new(config.clone(), threads).map_err(wrong)?;
-    engine.params_mut().copy_from_slice(&initial_params(&config, 1));
+    let params = initial_params(&config, 1);
+    let mut engine = match &job.lora {
+        Some(lora) => {
+            let settings = Settings { threads, ..Settings::default() };
+            let mut engine =
+                Fast::adapted(config.clone(), lora, &params, &settings).map_err(wrong)?;
+            engine.params_mut().copy_from_slice(&lora.initial(&config, 1));
+            engine
+        }
+        None => {
+            let mut engine = Fast::new(config.clone(), threads).map_err(wrong)?;
+            engine.params_mut().copy_from_slice(&params);
+            engine
+        }
+    };
     let mut random = Random::new(1);
     let vocab = config.vocab as u64;
     let ids: Vec<u32> = (0..=tokens).map(|_| random.below(vocab) as u32).collect();

@@ -66,7 +66,9 @@ impl Plan {
             CodecName::Int4 => Codec::Int4,
             CodecName::F32 => Codec::F32,
         };
-        let parameters = model.parameters();
+        let parameters = job.trained_parameters(&model);
+        // Read once; nothing of it travels again.
+        let frozen = job.lora.as_ref().map_or(0, |_| 4 * model.parameters() as u64);
         let (p, context) = (parameters as u64, job.model.context as u64);
         let replicas = u64::from(replicas.unwrap_or(job.replicas.expected));
         let step_samples = u64::from(job.training.batch_sequences);
@@ -84,16 +86,11 @@ impl Plan {
         let token_bytes: u64 = if model.vocab <= 1 << 16 { 2 } else { 4 };
         let data = steps * step_samples * (context + 1) * token_bytes;
         let data = data + data.div_ceil(64 << 10) * FRAMING_BYTES;
-        let first = 4 * p + chunks * FRAMING_BYTES;
+        let frozen_chunks = frozen.div_ceil(4 * CHUNK_ELEMENTS as u64);
+        let first = 4 * p + frozen + (chunks + frozen_chunks) * FRAMING_BYTES;
         let tokens = tokens_a_replica.saturating_mul(replicas).saturating_mul(rounds);
         let (up, down) = (update, update + data);
-        let sequences = usize::try_from(step_samples).unwrap_or(usize::MAX);
-        let training = model.training_memory_bytes(
-            sequences,
-            job.model.context,
-            suanli_engine::Activations::Kept,
-            suanli_engine::Storage::F32,
-        );
+        let training = job.training_memory_bytes(&model);
         // Beside the engine: base parameters, residual, update and payload of the agent.
         let memory = training + 8 * p + 2 * payload;
         let transfer =
@@ -114,9 +111,9 @@ impl Plan {
             down_bytes: down.saturating_mul(rounds).saturating_add(first),
             data_parallel_bytes: 8 * p.saturating_mul(steps).saturating_mul(rounds),
             // Parameters, residual, sealed moments (two bytes each), update and pending payload.
-            replica_disk_bytes: 4 * p + 4 * p + 2 * p + 2 * payload,
+            replica_disk_bytes: frozen + 4 * p + 4 * p + 2 * p + 2 * payload,
             // Two versions of parameters, momentum and residual, and a round's payloads.
-            city_disk_bytes: 2 * 12 * p + (replicas + 2) * payload,
+            city_disk_bytes: frozen + 2 * 12 * p + (replicas + 2) * payload,
             tokens_per_s,
             measured,
             compute_s: tokens_a_replica as f64 * rounds as f64 / tokens_per_s.max(1e-9),

@@ -131,6 +131,12 @@ impl RopeScaling {
     }
 }
 
+/// Tokens of a batch that go together, on up to four threads.
+pub(crate) fn group_tokens(sequences: usize, length: usize) -> usize {
+    let most = (GROUP_TOKENS / length.max(1)).max(1).saturating_mul(length);
+    sequences.saturating_mul(length).min(most)
+}
+
 const fn is_false(value: &bool) -> bool {
     !*value
 }
@@ -340,10 +346,22 @@ impl ModelConfig {
         activations: Activations,
         storage: Storage,
     ) -> u64 {
+        let trained = 8 * self.parameters();
+        let halves = self.halves_beside(sequences, length, activations, storage);
+        2 * halves.saturating_add(trained) as u64
+    }
+
+    /// The same without parameters, gradients and moments, in half words.
+    pub(crate) fn halves_beside(
+        &self,
+        sequences: usize,
+        length: usize,
+        activations: Activations,
+        storage: Storage,
+    ) -> usize {
         let (d, qkv, ffn, query) = (self.hidden, self.qkv_width(), self.ffn, self.query_width());
         let heads = if self.qk_norm { query + self.kv_width() } else { 0 };
-        let tokens = sequences.saturating_mul(length);
-        let group = tokens.min((GROUP_TOKENS / length.max(1)).max(1).saturating_mul(length));
+        let (tokens, group) = (sequences.saturating_mul(length), group_tokens(sequences, length));
         let inside = d + qkv + heads + query + 2 * ffn + 2 * self.heads + 2;
         // In half words a token: what each layer keeps, and the set that is worked on.
         let kept = match (storage, activations) {
@@ -362,10 +380,9 @@ impl ModelConfig {
         let logits = group.saturating_mul(self.vocab).min(LOGITS_MAX);
         let layer = (qkv + query) * d + 3 * ffn * d;
         let back = layer.max(self.vocab * d);
-        let halves = (8 * self.parameters() + packed + 2 * (back + logits))
+        (packed + 2 * (back + logits))
             .saturating_add(group.saturating_mul(kept + 2 * shared))
-            .saturating_add(tokens.saturating_mul(2 * d));
-        2 * halves as u64
+            .saturating_add(tokens.saturating_mul(2 * d))
     }
 
     /// Every tensor in the order of the flat buffer.

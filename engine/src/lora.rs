@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use suanli_base::Random;
 use suanli_params::{Space, TensorSpec};
 
-use crate::config::{ConfigError, LayerPlaces, ModelConfig};
+use crate::config::{Activations, ConfigError, LayerPlaces, ModelConfig, Storage, group_tokens};
 
 /// Largest rank: above it an adapter is no smaller than what it adapts.
 pub const RANK_MAX: usize = 1024;
@@ -167,6 +167,27 @@ impl Lora {
     pub fn parameters(&self, config: &ModelConfig) -> usize {
         let each = self.targets.iter().map(|target| slot(config, *target));
         config.layers * each.map(|slot| self.rank * (slot.inputs + slot.outputs)).sum::<usize>()
+    }
+
+    /// Bytes that training the adapters takes on the fast engine, that of the frozen model
+    /// included; otherwise as [`ModelConfig::training_memory_bytes`].
+    #[must_use]
+    pub fn training_memory_bytes(
+        &self,
+        config: &ModelConfig,
+        sequences: usize,
+        length: usize,
+        activations: Activations,
+        storage: Storage,
+    ) -> u64 {
+        let frozen = 2 * config.parameters();
+        // Parameters, gradients, two moments, and a packed copy.
+        let trained = 10 * self.parameters(config);
+        // What lies between A and B, and its slope.
+        let low =
+            group_tokens(sequences, length).saturating_mul(4 * self.rank * self.targets.len());
+        let halves = config.halves_beside(sequences, length, activations, storage);
+        2 * halves.saturating_add(frozen + trained).saturating_add(low) as u64
     }
 
     /// Fresh adapters, which change nothing yet: A uniform in `+-1/sqrt(inputs)` (PEFT's default),

@@ -20,7 +20,7 @@ impl Audit {
     pub(crate) fn new(job: &TinyJob) -> Option<Self> {
         let shards = job.spec.data.shards.len();
         let stored = job.content[..shards].concat();
-        let engine = engine(&job.spec).ok()?;
+        let engine = engine(&job.spec, &job.frozen).ok()?;
         Some(Self { spec: job.spec.clone(), stored, engine })
     }
 

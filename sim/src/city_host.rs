@@ -389,7 +389,9 @@ impl CityHost {
     fn evaluate(&self, cx: &Context<'_>, job: JobId, theta: Hash) -> Option<f32> {
         let spec = &self.node.state().jobs.get(&job)?.spec;
         let theta = floats_of(cx.disk.read(&blob_path(theta))?);
-        let mut engine = engine(spec).ok()?;
+        let frozen = spec.frozen.as_ref().map(|frozen| format!("content/{}", frozen.root));
+        let frozen = frozen.and_then(|path| cx.disk.read(&path));
+        let mut engine = engine(spec, &floats_of(frozen.unwrap_or_default())).ok()?;
         engine.write(0, &theta);
         let held_out = cx.disk.read(&format!("content/{}", spec.data.held_out.root))?;
         let sample = spec.data.sample_tokens as usize;

@@ -6,7 +6,7 @@
 
 use crate::context::{Context, Post, Stop};
 use crate::disk::DiskError;
-use crate::job::floats_of;
+use crate::job::{floats_of, root_of};
 use crate::plant::Bug;
 use crate::replica::{PendingFile, PrivateState, Replica};
 use bytes::Bytes;
@@ -286,8 +286,19 @@ impl FamilyHost {
     fn bulk_due(&mut self, cx: &mut Context<'_>) -> Result<(), Stop> {
         let Some(work) = self.bulk.pop_front() else { return Ok(()) };
         let done = match work {
+            Work::Find { job, root, parameters } => {
+                let found = self.keep.get(&Target::Frozen(root)).map(|bytes| floats_of(bytes));
+                let whole = found.is_some_and(|params| {
+                    params.len() as u64 == parameters && root_of(&params) == root
+                });
+                // It is far shorter than a chunk.
+                Done::Found { job, chunks: u32::from(whole) }
+            }
             Work::Load { job, ref spec } => {
-                let loaded = Replica::new(cx, job, (**spec).clone());
+                let root = spec.frozen.as_ref().map(|frozen| Target::Frozen(frozen.root));
+                let frozen = root.and_then(|root| self.keep.get(&root));
+                let frozen = frozen.map(|bytes| floats_of(bytes)).unwrap_or_default();
+                let loaded = Replica::new(cx, job, (**spec).clone(), &frozen);
                 let private = read_private(cx, job).map_or(Hash::ZERO, |private| private.hash);
                 let loaded = loaded.map(|replica| self.replica = Some(replica));
                 Done::Loaded { job, private: loaded.map(|()| private) }

@@ -3,8 +3,12 @@
 //! all come up within a few rounds.
 
 use suanli_base::{Hash, Random, Tokens};
-use suanli_bus::{DataSpec, JOB_FORMAT, JobSpec, Replicas, Schedule, Shape, ShardSpec, Training};
-use suanli_engine::{Activations, Engine, ModelConfig, Reference, Storage, initial_params};
+use suanli_bus::{
+    DataSpec, Frozen, JOB_FORMAT, JobSpec, Replicas, Schedule, Shape, ShardSpec, Training,
+};
+use suanli_engine::{
+    Activations, Engine, Lora, ModelConfig, Reference, Storage, Target, initial_params,
+};
 use suanli_params::{BYTE_CHUNK, Codec};
 use suanli_rdpa::RegionInfo;
 
@@ -20,6 +24,8 @@ pub(crate) struct TinyJob {
     pub(crate) spec: JobSpec,
     pub(crate) content: Vec<Vec<u8>>,
     pub(crate) theta: Vec<f32>,
+    /// The model beside which adapters are trained; empty when all of it is trained.
+    pub(crate) frozen: Vec<f32>,
 }
 
 /// The model that is trained.
@@ -39,12 +45,26 @@ pub(crate) const fn model() -> ModelConfig {
     }
 }
 
-/// An engine for a model that a specification names.
-pub(crate) fn engine(spec: &JobSpec) -> Result<Box<dyn Engine>, String> {
-    let config: ModelConfig =
-        serde_json::from_str(&spec.model).map_err(|error| error.to_string())?;
-    let engine = Reference::<f32>::new(config).map_err(|error| error.to_string())?;
-    Ok(Box::new(engine))
+/// An engine for a model that a specification names, and the adapters, if such are trained beside
+/// `frozen`.
+pub(crate) fn engine(spec: &JobSpec, frozen: &[f32]) -> Result<Box<dyn Engine>, String> {
+    let text = |error: serde_json::Error| error.to_string();
+    let config: ModelConfig = serde_json::from_str(&spec.model).map_err(text)?;
+    let engine = match &spec.frozen {
+        Some(named) if root_of(frozen) != named.root => return Err("another model".into()),
+        Some(named) => {
+            let lora: Lora = serde_json::from_str(&named.adapters).map_err(text)?;
+            Reference::<f32>::adapted(config, &lora, frozen)
+        }
+        None => Reference::new(config),
+    };
+    Ok(Box::new(engine.map_err(|error| error.to_string())?))
+}
+
+/// Every third job or so trains adapters.
+fn adapters(random: &mut Random) -> Option<Lora> {
+    let lora = Lora { rank: 2, alpha: 4.0, targets: vec![Target::QProj, Target::DownProj] };
+    random.chance(300).then_some(lora)
 }
 
 impl TinyJob {
@@ -69,11 +89,19 @@ impl TinyJob {
         };
         let shards: Vec<ShardSpec> = SHARDS.into_iter().map(&mut shard).collect();
         let held_out = shard(HELD_OUT);
-        let theta = initial_params(&config, random.next_u64());
+        let model = initial_params(&config, random.next_u64());
+        let lora = adapters(&mut random.fork(1));
+        let (theta, frozen) = match &lora {
+            Some(lora) => (lora.initial(&config, 1), model),
+            None => (model, Vec::new()),
+        };
         let tokenizer = b"one token, one number".to_vec();
         let roots = [content_info(&tokenizer).root, root_of(&theta)];
         content.push(tokenizer);
         content.push(bytes_of(&theta));
+        if !frozen.is_empty() {
+            content.push(bytes_of(&frozen));
+        }
         let inner_steps = 3 + u32::try_from(random.below(3)).unwrap_or(0);
         let spec = JobSpec {
             format: JOB_FORMAT,
@@ -87,6 +115,12 @@ impl TinyJob {
                 Storage::F32,
             ),
             theta_root: roots[1],
+            frozen: lora.map(|lora| Frozen {
+                name: "tiny".into(),
+                parameters: frozen.len() as u64,
+                root: root_of(&frozen),
+                adapters: serde_json::to_string(&lora).expect("our own types always encode"),
+            }),
             tokenizer: roots[0],
             data: DataSpec {
                 sample_tokens: u32::try_from(sample_tokens).unwrap_or(5),
@@ -128,7 +162,7 @@ impl TinyJob {
                 staleness_max: random.below(4),
             },
         };
-        Self { spec, content, theta }
+        Self { spec, content, theta, frozen }
     }
 }
 

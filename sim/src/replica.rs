@@ -58,9 +58,14 @@ pub(crate) struct Replica {
 
 impl Replica {
     /// Gets ready for a job.
-    pub(crate) fn new(cx: &Context<'_>, job: JobId, spec: JobSpec) -> Result<Self, String> {
+    pub(crate) fn new(
+        cx: &Context<'_>,
+        job: JobId,
+        spec: JobSpec,
+        frozen: &[f32],
+    ) -> Result<Self, String> {
         let order_ignored = cx.has(Bug::OrderIgnored);
-        let engine = engine(&spec)?;
+        let engine = engine(&spec, frozen)?;
         let data = &spec.data;
         let order = SampleOrder::new(data.samples, u64::from(data.group), data.order_seed);
         let order = order.map_err(|error| error.to_string())?;

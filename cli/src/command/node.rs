@@ -46,7 +46,7 @@ pub(super) async fn export(context: &Context, arguments: &Export) -> Result<(), 
     };
     // The city has a working directory of its own.
     let dir = std::path::absolute(&arguments.out).at("name", &arguments.out)?;
-    let (dir, round, tokens) = export_job(&mut city, &job, &dir).await?;
+    let (dir, round, tokens) = export_job(&mut city, &job, &dir, arguments.adapters).await?;
     context.answer(&json!({ "folder": dir, "round": round, "tokens": tokens }), || {
         let folder = arguments.out.display().to_string();
         words::exported(context.language, &folder, round, &show::count(tokens))
@@ -59,8 +59,9 @@ pub(crate) async fn export_job(
     city: &mut Client,
     job: &str,
     dir: &Path,
+    adapters: bool,
 ) -> Result<(std::path::PathBuf, u64, u64), Failure> {
-    let request = ControlRequest::Export { job: job.into(), dir: dir.into() };
+    let request = ControlRequest::Export { job: job.into(), dir: dir.into(), adapters };
     match city.call(&request).await? {
         ControlReply::Exported { dir, round, tokens } => Ok((dir, round, tokens)),
         other => Err(Failure::ours(format!("expected a checkpoint, found {other:?}"))),

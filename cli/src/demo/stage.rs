@@ -115,7 +115,7 @@ impl<'a> Stage<'a> {
         let job = self.job(&job_file).await?;
         let mut city = Client::connect(&self.place.city()).await?.expect_kind(NodeKind::City)?;
         if !self.place.checkpoint_before().exists() {
-            export_job(&mut city, &job, &self.place.checkpoint_before()).await?;
+            export_job(&mut city, &job, &self.place.checkpoint_before(), false).await?;
         }
         let ticket = ask_ticket(&mut city, TicketRole::Join, TICKET_S, 1000).await?;
         let (status, events) = observe::city(self.place.city());
@@ -432,7 +432,7 @@ impl<'a> Stage<'a> {
             // Of an attempt to finish that was stopped; the city overwrites nothing.
             std::fs::remove_dir_all(&checkpoint).at("remove", &checkpoint)?;
         }
-        export_job(city, &job.id, &checkpoint).await?;
+        export_job(city, &job.id, &checkpoint, false).await?;
         let text =
             |folder| continue_text(folder, &self.record.prompt, TEXT_TOKENS, self.record.seed);
         let texts = (text(&self.place.checkpoint_before())?, text(&checkpoint)?);

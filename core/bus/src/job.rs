@@ -7,7 +7,7 @@ use suanli_base::{Hash, JobId, Tokens};
 use suanli_params::Codec;
 
 /// Format of [`JobSpec`].
-pub const JOB_FORMAT: u16 = 1;
+pub const JOB_FORMAT: u16 = 2;
 /// The most bytes an encoded specification may have.
 pub const SPEC_BYTES_MAX: usize = 64 << 10;
 const SHARDS_MAX: usize = 256;
@@ -26,12 +26,14 @@ pub struct JobSpec {
     pub name: String,
     /// The engine's model configuration as JSON; this crate does not read it.
     pub model: String,
-    /// How many parameters that model has.
+    /// How many parameters are trained: those of the model, or of its adapters.
     pub parameters: u64,
     /// Memory one replica needs to train it.
     pub replica_memory_bytes: u64,
     /// Merkle root of the first parameters (params chunks of f32).
     pub theta_root: Hash,
+    /// What is not trained: nothing, or the whole model, whose adapters are trained then.
+    pub frozen: Option<Frozen>,
     /// The tokenizer's file: Merkle root over its 64 KiB chunks.
     pub tokenizer: Hash,
     /// The data.
@@ -40,6 +42,19 @@ pub struct JobSpec {
     pub training: Training,
     /// Who takes part, and how long a round waits for them.
     pub replicas: Replicas,
+}
+
+/// A model that stays as it is while adapters beside its matrices are trained (DESIGN 5.3).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Frozen {
+    /// What the trainer calls it.
+    pub name: String,
+    /// How many parameters it has.
+    pub parameters: u64,
+    /// Merkle root of its parameters (params chunks of f32).
+    pub root: Hash,
+    /// The engine's description of the adapters as JSON; this crate does not read it.
+    pub adapters: String,
 }
 
 /// The global sample sequence (DESIGN 5.8).
@@ -227,7 +242,9 @@ impl JobSpec {
             .iter()
             .chain([&d.held_out])
             .all(|s| s.samples.checked_mul(width) == Some(s.bytes));
-        let rules: [(&'static str, bool, &'static str, f64); 22] = [
+        let frozen = self.frozen.as_ref().map_or(1, |frozen| frozen.parameters);
+        let called = self.frozen.as_ref().map_or(0, |frozen| frozen.name.chars().count());
+        let rules: [(&'static str, bool, &'static str, f64); 24] = [
             (
                 "name",
                 self.name.chars().count() <= 64,
@@ -240,6 +257,8 @@ impl JobSpec {
                 "1 to 2^40",
                 self.parameters as f64,
             ),
+            ("frozen.name", called <= 64, "at most 64 characters", called as f64),
+            ("frozen.parameters", (1..=1 << 40).contains(&frozen), "1 to 2^40", frozen as f64),
             (
                 "data.sample_tokens",
                 (2..=1 << 17).contains(&d.sample_tokens),

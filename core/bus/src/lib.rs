@@ -22,8 +22,8 @@ pub use authority::Authority;
 pub use contribution::{CONTRIBUTION_FORMAT, Contribution, StateRoot};
 pub use head::{Chain, HEAD_FORMAT, Head, HeadError, Merged};
 pub use job::{
-    DataSpec, JOB_FORMAT, JobSpec, MOMENTUM_POINTS_MAX, Replicas, SPEC_BYTES_MAX, ShardSpec,
-    SpecError, Training, outer_momentum_at,
+    DataSpec, Frozen, JOB_FORMAT, JobSpec, MOMENTUM_POINTS_MAX, Replicas, SPEC_BYTES_MAX,
+    ShardSpec, SpecError, Training, outer_momentum_at,
 };
 pub use message::{
     Ask, HEADS_MAX, JobOutcome, MESSAGE_BYTES_MAX, Refusal, ToCity, ToMember, WaitReason,

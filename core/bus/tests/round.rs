@@ -41,6 +41,7 @@ fn spec() -> JobSpec {
         parameters: 100,
         replica_memory_bytes: 1 << 20,
         theta_root: Hash([9; 32]),
+        frozen: None,
         tokenizer: Hash([8; 32]),
         data: DataSpec {
             sample_tokens: 17,

@@ -19,6 +19,8 @@ pub enum JobRegion {
     Spec,
     /// The parameters; the newest version is opened.
     Theta,
+    /// The model that stays as it is, where only its adapters are trained.
+    Frozen,
     /// The update that led to a version.
     Update(Round),
     /// A shard of the training data.
@@ -43,6 +45,7 @@ impl Name {
             Self::Job(job, of) => match of {
                 JobRegion::Spec => format!("job/{job}/spec"),
                 JobRegion::Theta => format!("job/{job}/theta"),
+                JobRegion::Frozen => format!("job/{job}/frozen"),
                 JobRegion::Update(version) => format!("job/{job}/update/{version}"),
                 JobRegion::Shard(index) => format!("job/{job}/data/{index}"),
                 JobRegion::HeldOut => format!("job/{job}/held-out"),
@@ -65,6 +68,7 @@ impl Name {
                 let of = match (words.next()?, words.next()) {
                     ("spec", None) => JobRegion::Spec,
                     ("theta", None) => JobRegion::Theta,
+                    ("frozen", None) => JobRegion::Frozen,
                     ("held-out", None) => JobRegion::HeldOut,
                     ("tokenizer", None) => JobRegion::Tokenizer,
                     ("update", Some(version)) => JobRegion::Update(Round(version.parse().ok()?)),
@@ -102,6 +106,7 @@ mod tests {
         let parts = [
             JobRegion::Spec,
             JobRegion::Theta,
+            JobRegion::Frozen,
             JobRegion::Update(Round(12)),
             JobRegion::Shard(3),
             JobRegion::HeldOut,

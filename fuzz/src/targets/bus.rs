@@ -39,6 +39,7 @@ fn sample_spec() -> JobSpec {
         parameters: 869_504,
         replica_memory_bytes: 20 << 20,
         theta_root: Hash([5; 32]),
+        frozen: None,
         tokenizer: Hash([6; 32]),
         data: DataSpec {
             sample_tokens: 129,

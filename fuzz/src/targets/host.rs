@@ -30,7 +30,7 @@ fn orders() -> Vec<Vec<u8>> {
         ControlRequest::Watch { interval_ms: 1000 },
         ControlRequest::SetShare { percent: 50 },
         ControlRequest::Ticket { role: Role::Join, expires_in_s: 86_400, uses: 16 },
-        ControlRequest::Export { job: "fables".into(), dir: "model".into() },
+        ControlRequest::Export { job: "fables".into(), dir: "model".into(), adapters: true },
         ControlRequest::Stop,
     ])
 }

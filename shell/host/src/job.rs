@@ -1,24 +1,28 @@
 //! A job from its file to a folder that a city can take in, and from a city to a checkpoint.
 
 use crate::control::{Refusal, RefusalClass};
+use crate::trainable::{Trainable, read_params};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use suanli_base::{JobId, Round, Tokens};
 use suanli_bus::merge::hash_chunks;
 use suanli_bus::{
-    DataSpec, JOB_FORMAT, JobSpec, Replicas, Schedule, Shape as Course, ShardSpec, Training,
+    DataSpec, Frozen, JOB_FORMAT, JobSpec, Replicas, Schedule, Shape as Course, ShardSpec, Training,
 };
 use suanli_engine::order::GROUP_SAMPLES;
-use suanli_engine::{Activations, Cancel, ModelConfig, Storage, initial_params};
+use suanli_engine::{Cancel, ModelConfig, initial_params};
 use suanli_params::{BYTE_CHUNK, CHUNK_ELEMENTS, Codec};
 use suanli_rdpa::{RegionInfo, Shape};
-use suanli_store::checkpoint::{self, Card, CheckpointError, Contents, Loaded, Overwrite};
+use suanli_store::checkpoint::{
+    self, AdapterContents, Card, CheckpointError, Contents, Loaded, Overwrite,
+};
 use suanli_store::data::{self, DataError, Given, Progress, Recipe};
 use suanli_store::job_file::{self, CodecName, JobFile, Length};
 
 /// The file in a prepared folder that says what else is there.
 const INDEX: &str = "job.index";
 const THETA: &str = "theta.bin";
+const FROZEN: &str = "frozen.bin";
 /// Bytes of an index, at most: descriptions of up to 256 shards.
 const INDEX_BYTES_MAX: u64 = 64 << 20;
 /// Versions a contribution may be late and still count.
@@ -68,14 +72,17 @@ pub fn prepare(
     let bytes = spec.to_bytes();
     let folder = out.join(format!("job-{}", JobSpec::id_of(&bytes).short()));
     std::fs::create_dir_all(&folder).map_err(|error| disk(&folder, &error))?;
-    let Start { theta, tokenizer: tokenizer_text } = start;
-    let chunk_bytes = CHUNK_ELEMENTS.min(theta.len()) * 4;
-    let theta_bytes: Vec<u8> = theta.iter().flat_map(|value| value.to_le_bytes()).collect();
-    drop(theta);
-    let path = folder.join(THETA);
-    std::fs::write(&path, &theta_bytes).map_err(|error| disk(&path, &error))?;
-    let mut contents = vec![(path, describe(&theta_bytes, chunk_bytes)?)];
-    drop(theta_bytes);
+    let Start { theta, frozen, tokenizer: tokenizer_text } = start;
+    let mut contents = Vec::new();
+    for (name, params) in [(THETA, Some(theta)), (FROZEN, frozen)] {
+        let Some(params) = params else { continue };
+        let chunk_bytes = CHUNK_ELEMENTS.min(params.len()) * 4;
+        let bytes: Vec<u8> = params.iter().flat_map(|value| value.to_le_bytes()).collect();
+        drop(params);
+        let path = folder.join(name);
+        std::fs::write(&path, &bytes).map_err(|error| disk(&path, &error))?;
+        contents.push((path, describe(&bytes, chunk_bytes)?));
+    }
     let tokenizer = folder.join("tokenizer.json");
     std::fs::write(&tokenizer, tokenizer_text).map_err(|error| disk(&tokenizer, &error))?;
     let shards = (0..data.manifest().shards.len()).map(|index| data.shard_path(index));
@@ -106,6 +113,8 @@ fn checkpoint_of(file: &JobFile, base: &Path) -> Result<Option<Loaded>, Refusal>
 /// What a job begins with.
 struct Start {
     theta: Vec<f32>,
+    /// The model that stays as it is, when only adapters are trained.
+    frozen: Option<Vec<f32>>,
     /// The tokenizer, with what goes along when it came with a checkpoint.
     tokenizer: String,
 }
@@ -119,11 +128,16 @@ impl Start {
     ) -> Result<Self, Refusal> {
         let Some(from) = from else {
             let theta = initial_params(model, file.training.seed);
-            return Ok(Self { theta, tokenizer: data.tokenizer_json().to_owned() });
+            return Ok(Self { theta, frozen: None, tokenizer: data.tokenizer_json().to_owned() });
         };
         let tokenizer = checkpoint::pack(&from.tokenizer, &from.companions);
         let tokenizer = tokenizer.map_err(|error| input(error.to_string()))?;
-        Ok(Self { theta: from.params, tokenizer })
+        let seed = file.training.seed;
+        let (theta, frozen) = match &file.lora {
+            Some(lora) => (lora.initial(model, seed), Some(from.params)),
+            None => (from.params, None),
+        };
+        Ok(Self { theta, frozen, tokenizer })
     }
 }
 
@@ -178,13 +192,9 @@ fn spec_of(
         name: name.chars().take(64).collect(),
         model: serde_json::to_string(model).expect("plain numbers are JSON"),
         parameters: theta.len() as u64,
-        replica_memory_bytes: model.training_memory_bytes(
-            file.training.batch_sequences as usize,
-            file.model.context,
-            Activations::Kept,
-            Storage::F32,
-        ),
+        replica_memory_bytes: file.training_memory_bytes(model),
         theta_root: suanli_params::root(&hash_chunks(theta)),
+        frozen: frozen_of(file, start),
         tokenizer: describe(start.tokenizer.as_bytes(), BYTE_CHUNK)?.root,
         data: DataSpec {
             sample_tokens: manifest.sample_tokens,
@@ -207,6 +217,19 @@ fn spec_of(
     };
     spec.check().map_err(|error| input(error.to_string()))?;
     Ok(spec)
+}
+
+fn frozen_of(file: &JobFile, start: &Start) -> Option<Frozen> {
+    let (lora, params) = (file.lora.as_ref()?, start.frozen.as_ref()?);
+    let folder = file.model.from.as_ref().map(|from| Path::new(&from.folder));
+    // The last word of the path: where else it lies is nobody's business.
+    let name = folder.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    Some(Frozen {
+        name: name.unwrap_or_default().chars().take(64).collect(),
+        parameters: params.len() as u64,
+        root: suanli_params::root(&hash_chunks(params)),
+        adapters: serde_json::to_string(lora).expect("plain numbers are JSON"),
+    })
 }
 
 fn training_of(file: &JobFile) -> Training {
@@ -246,45 +269,98 @@ fn training_of(file: &JobFile) -> Training {
     }
 }
 
-/// Writes parameters as a Hugging Face folder.
+/// What a job has learned up to a version.
+pub(crate) struct Learned<'a> {
+    pub spec: &'a JobSpec,
+    pub version: Round,
+    pub tokens: Tokens,
+    /// The parameters, f32 little-endian.
+    pub theta: &'a [u8],
+    /// The file of the frozen model, if there is one.
+    pub frozen: Option<&'a Path>,
+}
+
+impl Learned<'_> {
+    fn trainable(&self) -> Result<Trainable, Refusal> {
+        Trainable::of(self.spec).map_err(corrupt)
+    }
+
+    fn params(&self) -> Vec<f32> {
+        let words = self.theta.as_chunks::<4>().0;
+        words.iter().map(|word| f32::from_le_bytes(*word)).collect()
+    }
+
+    /// The whole model: the parameters, or the frozen ones with the adapters in them.
+    fn model(&self, trainable: &Trainable) -> Result<Vec<f32>, Refusal> {
+        let params = self.params();
+        let (Some(lora), Some(path)) = (&trainable.lora, self.frozen) else { return Ok(params) };
+        let mut model = read_params(path, trainable.model.parameters() as u64).map_err(corrupt)?;
+        lora.merge(&trainable.model, &params, &mut model);
+        Ok(model)
+    }
+}
+
+/// Writes what a job has learned as a Hugging Face folder; adapters are merged into their model.
 ///
 /// # Errors
 /// [`Refusal`] when the folder is in the way or the disk refuses.
-pub fn export(
-    spec: &JobSpec,
-    version: Round,
-    tokens: Tokens,
-    theta: &[u8],
-    tokenizer: &[u8],
-    dir: &Path,
-) -> Result<(), Refusal> {
-    let corrupt = |text: String| Refusal::new(RefusalClass::Corrupt, text, "");
-    let config: ModelConfig = serde_json::from_str(&spec.model)
-        .map_err(|error| corrupt(format!("the job's model: {error}")))?;
-    let words = theta.chunks_exact(4);
-    let params: Vec<f32> = words.map(|w| f32::from_le_bytes([w[0], w[1], w[2], w[3]])).collect();
+pub(crate) fn export(learned: &Learned<'_>, tokenizer: &[u8], dir: &Path) -> Result<(), Refusal> {
+    let trainable = learned.trainable()?;
+    let params = learned.model(&trainable)?;
     let (tokenizer, companions) = checkpoint::unpack(&String::from_utf8_lossy(tokenizer))
         .map_err(|error| corrupt(format!("the job's tokenizer: {error}")))?;
-    let facts = [
-        ("job", JobSpec::id_of(&spec.to_bytes()).to_string()),
-        ("rounds", version.to_string()),
-        ("tokens", tokens.to_string()),
-        ("parameters", spec.parameters.to_string()),
+    let spec = learned.spec;
+    let mut facts = vec![
+        ("job".to_owned(), JobSpec::id_of(&spec.to_bytes()).to_string()),
+        ("rounds".to_owned(), learned.version.to_string()),
+        ("tokens".to_owned(), learned.tokens.to_string()),
+        ("parameters".to_owned(), params.len().to_string()),
     ];
-    let facts = facts.map(|(label, value)| (label.to_string(), value)).to_vec();
+    if let (Some(frozen), Some(lora)) = (&spec.frozen, &trainable.lora) {
+        facts.push(("checkpoint".to_owned(), frozen.name.clone()));
+        let adapters = format!("rank {}, alpha {}, merged", lora.rank, lora.alpha);
+        facts.push(("adapters".to_owned(), adapters));
+    }
     let card = Card { name: spec.name.clone(), facts, sample: None };
     let contents = Contents {
-        config: &config,
+        config: &trainable.model,
         params: &params,
         tokenizer: &tokenizer,
         companions: &companions,
         card: &card,
     };
-    let written = checkpoint::write(dir, &contents, Overwrite::OursOnly);
-    written.map(|_| ()).map_err(|error| {
+    written(checkpoint::write(dir, &contents, Overwrite::OursOnly))
+}
+
+/// Writes the adapters that a job has learned in the layout of PEFT.
+///
+/// # Errors
+/// [`Refusal`] when the job has none, the folder is in the way or the disk refuses.
+pub(crate) fn export_adapters(learned: &Learned<'_>, dir: &Path) -> Result<(), Refusal> {
+    let trainable = learned.trainable()?;
+    let (Some(lora), Some(frozen)) = (&trainable.lora, &learned.spec.frozen) else {
+        let text =
+            format!("job {:?} trains the whole model, it has no adapters", learned.spec.name);
+        return Err(Refusal::new(RefusalClass::Input, text, "export it without --adapters"));
+    };
+    let contents = AdapterContents {
+        lora,
+        config: &trainable.model,
+        params: &learned.params(),
+        base: &frozen.name,
+    };
+    written(checkpoint::write_adapter(dir, &contents, Overwrite::OursOnly))
+}
+
+fn written(result: Result<Option<PathBuf>, CheckpointError>) -> Result<(), Refusal> {
+    result.map(|_| ()).map_err(|error| {
         let next = "choose another folder, or move that one away";
         Refusal::new(RefusalClass::Environment, error.to_string(), next)
     })
+}
+
+fn corrupt(text: String) -> Refusal {
+    Refusal::new(RefusalClass::Corrupt, text, "")
 }
 
 fn input(text: String) -> Refusal {

@@ -13,6 +13,7 @@ pub mod family;
 mod fault;
 pub mod job;
 mod net;
+mod trainable;
 pub mod trainer;
 pub mod worker;
 

@@ -216,7 +216,7 @@ async fn a_city_goes_on_from_a_checkpoint_and_gives_it_back_whole() {
     let done = |status: &CityStatus| status.jobs[0].state == JobState::Done;
     let status = until(&folder, done).await;
     let (job, dir) = (status.jobs[0].id.clone(), root.path().join("export"));
-    client.call(&ControlRequest::Export { job, dir: dir.clone() }).await.unwrap();
+    client.call(&ControlRequest::Export { job, dir: dir.clone(), adapters: false }).await.unwrap();
     let after = checkpoint::read(&dir).unwrap();
     assert_eq!((&after.config, &after.companions), (&before.config, &before.companions));
     assert_eq!(after.tokenizer.to_json().unwrap(), before.tokenizer.to_json().unwrap());
@@ -224,6 +224,93 @@ async fn a_city_goes_on_from_a_checkpoint_and_gives_it_back_whole() {
     let moved = after.params.iter().zip(&before.params).filter(|(a, b)| a != b).count();
     assert!(moved > before.params.len() / 2, "{moved} of {} changed", before.params.len());
     stop(family).await;
+    stop(city).await;
+}
+
+/// The parameters of a model with adapters merged into it, written down plainly.
+fn merged(folder: &Path, model: &Loaded) -> Vec<f32> {
+    let (lora, adapters) = checkpoint::read_adapter(folder, &model.config).unwrap();
+    let mut params = model.params.clone();
+    lora.merge(&model.config, &adapters, &mut params);
+    params
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn families_train_adapters_beside_a_checkpoint_that_stays_as_it_is() {
+    let root = tempfile::tempdir().unwrap();
+    let before = checkpoint(&root.path().join("base"));
+    let text: String = (0..3000).map(|i| format!("line {i}: {}\n", i * i % 97)).collect();
+    std::fs::write(root.path().join("text.txt"), text).unwrap();
+    let job = "[model]\nfrom = \"base\"\ncontext = 32\n[data]\npaths = [\"text.txt\"]\n\
+               [lora]\nrank = 4\ntargets = [\"q_proj\", \"v_proj\", \"down_proj\"]\n\
+               [training]\ninner_steps = 6\nbatch_sequences = 2\nrounds = 3\n\
+               [replicas]\nmin = 2\nexpected = 2\n";
+    let file = JobFile::parse_in(job, root.path()).unwrap();
+    let out = root.path().join("prepared");
+    let prepared =
+        job::prepare("lora", &file, root.path(), &out, &mut |_| {}, &Cancel::new()).unwrap();
+    let folder = root.path().join("city");
+    city::init(&folder, &CityInit { name: "test".into() }).unwrap();
+    let (city, ready) = start_city(&folder).await;
+    let mut client = Client::connect(&folder).await.unwrap();
+    client.call(&ControlRequest::Submit { folder: prepared.folder.clone() }).await.unwrap();
+    let first = start_family(root.path().join("a"), "a", &ready);
+    let second = start_family(root.path().join("b"), "b", &ready);
+    until(&folder, |status| status.jobs[0].round >= 1).await;
+    // One that comes back has the frozen model on its disk, and its sealed state fits.
+    stop(second).await;
+    let kept = |name: &str| std::fs::read_dir(root.path().join(name).join("frozen")).unwrap();
+    let file = kept("b").next().unwrap().unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 4 * before.params.len() as u64);
+    let second = start_family(root.path().join("b"), "b", &ready);
+    let over = |status: &CityStatus| {
+        let job = &status.jobs[0];
+        job.state == JobState::Done && job.losses.last().is_some_and(|last| last.round == 3)
+    };
+    let status = until(&folder, over).await;
+    let job = &status.jobs[0];
+    let (start, end) = (job.losses[0].loss, job.losses.last().unwrap().loss);
+    assert!(end < start, "{start} to {end}");
+    let lora = file_of(&prepared);
+    assert!((job.parameters as usize) < before.params.len() / 4, "{lora}");
+
+    let export = |name: &str, adapters| {
+        let dir = root.path().join(name);
+        ControlRequest::Export { job: job.id.clone(), dir, adapters }
+    };
+    client.call(&export("adapters", true)).await.unwrap();
+    client.call(&export("model", false)).await.unwrap();
+    let after = checkpoint::read(&root.path().join("model")).unwrap();
+    assert_eq!((&after.config, &after.companions), (&before.config, &before.companions));
+    let expected = merged(&root.path().join("adapters"), &before);
+    assert!(after.params == expected, "the merged model is the checkpoint and its adapters");
+    assert!(expected != before.params);
+    let config = std::fs::read_to_string(root.path().join("adapters/adapter_config.json")).unwrap();
+    assert!(config.contains("\"base_model_name_or_path\": \"base\""), "{config}");
+    stop(first).await;
+    stop(second).await;
+    stop(city).await;
+}
+
+/// What the specification says of adapters.
+fn file_of(prepared: &job::Prepared) -> String {
+    let spec = suanli_bus::JobSpec::from_bytes(&prepared.spec).unwrap();
+    spec.frozen.unwrap().adapters
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_without_adapters_exports_none() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("city");
+    city::init(&folder, &CityInit { name: "test".into() }).unwrap();
+    let prepared = prepare(root.path());
+    let (city, _) = start_city(&folder).await;
+    let mut client = Client::connect(&folder).await.unwrap();
+    client.call(&ControlRequest::Submit { folder: prepared.folder.clone() }).await.unwrap();
+    let dir = root.path().join("adapters");
+    let request = ControlRequest::Export { job: "small".into(), dir: dir.clone(), adapters: true };
+    let error = client.call(&request).await.unwrap_err().to_string();
+    assert!(error.contains("no adapters") && !dir.exists(), "{error}");
     stop(city).await;
 }
 

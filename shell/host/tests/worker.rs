@@ -519,7 +519,7 @@ fn a_worker_whose_agent_is_gone_ends_in_the_middle_of_its_work() {
     let spec = spec(small());
     let (ours, theirs) = UnixStream::pair().unwrap();
     let memory = SharedMemory::create(spec.layout).unwrap();
-    memory.send(ours.as_fd()).unwrap();
+    memory.send(ours.as_fd(), None).unwrap();
     let mut process = std::process::Command::new(exe())
         .args(&spec.args)
         .stdin(OwnedFd::from(theirs))
@@ -528,6 +528,7 @@ fn a_worker_whose_agent_is_gone_ends_in_the_middle_of_its_work() {
         .unwrap();
     let start = protocol::Start {
         model_json: serde_json::to_string(&spec.model).unwrap(),
+        adapters_json: None,
         engine: spec.engine,
         threads: 1,
         share: ShareOfCpu::WHOLE,

@@ -12,7 +12,9 @@ mod template;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use suanli_engine::{CONTEXT_MAX, LAYERS_MAX, ModelConfig, WIDTH_MAX};
+use suanli_engine::{
+    Activations, CONTEXT_MAX, LAYERS_MAX, Lora, ModelConfig, RANK_MAX, Storage, Target, WIDTH_MAX,
+};
 
 use crate::checkpoint;
 
@@ -46,6 +48,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ),
     ("data", &["paths", "field", "held_out", "max_bytes"]),
     ("tokenizer", &["kind", "vocab"]),
+    ("lora", &["rank", "alpha", "targets"]),
     (
         "training",
         &[
@@ -80,6 +83,9 @@ pub struct JobFile {
     pub data: DataSection,
     /// How text becomes tokens.
     pub tokenizer: TokenizerSection,
+    /// `[lora]`: the adapters, when only these are trained and the checkpoint stays as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Lora>,
     /// How it learns.
     pub training: TrainingSection,
     /// How many train it.
@@ -259,6 +265,7 @@ impl JobFile {
         let job = Self {
             data: data(&document.section("data"))?,
             tokenizer: tokenizer(&document.section("tokenizer"), &model)?,
+            lora: lora(&document.section("lora"), &model)?,
             replicas: replicas(&document.section("replicas"))?,
             training: TrainingSection::fallback(&model, 1),
             model,
@@ -276,6 +283,7 @@ impl JobFile {
         Self {
             data: DataSection { paths, ..DataSection::default() },
             tokenizer: TokenizerSection::default(),
+            lora: None,
             replicas: ReplicasSection::default(),
             training: TrainingSection::fallback(&model, DEFAULT_ROUNDS),
             model,
@@ -307,6 +315,24 @@ impl JobFile {
             norm_eps: model.norm_eps as f32,
             tied: model.tied,
             ..ModelConfig::demo()
+        }
+    }
+
+    /// How many parameters are trained: those of the model, or of its adapters.
+    #[must_use]
+    pub fn trained_parameters(&self, model: &ModelConfig) -> usize {
+        let adapters = self.lora.as_ref().map(|lora| lora.parameters(model));
+        adapters.unwrap_or_else(|| model.parameters())
+    }
+
+    /// Bytes that a replica's engine takes, in full precision and with all activations kept.
+    #[must_use]
+    pub fn training_memory_bytes(&self, model: &ModelConfig) -> u64 {
+        let sequences = self.training.batch_sequences as usize;
+        let (length, kept, f32) = (self.model.context, Activations::Kept, Storage::F32);
+        match &self.lora {
+            Some(lora) => lora.training_memory_bytes(model, sequences, length, kept, f32),
+            None => model.training_memory_bytes(sequences, length, kept, f32),
         }
     }
 
@@ -433,6 +459,28 @@ impl TrainingSection {
     }
 }
 
+impl TrainingSection {
+    /// Adapters start from nothing, and take about ten times the rate at which all of a trained
+    /// model would be trained further, without decay.
+    fn for_adapters(self) -> Self {
+        Self { lr: self.lr / GOING_ON_SHARE, weight_decay: 0.0, ..self }
+    }
+}
+
+fn lora(section: &Section<'_>, model: &ModelSection) -> Result<Option<Lora>, JobFileError> {
+    if !section.is_there() {
+        return Ok(None);
+    }
+    if model.from.is_none() {
+        return Err(section.lacks("model.from", "the folder of the checkpoint that they adapt"));
+    }
+    let rank = section.size("rank", 1..=RANK_MAX, 16)?;
+    let alpha = section.number("alpha", 1e-6..=1e6, 2.0 * rank as f64)? as f32;
+    let names = Target::ALL.map(|target| (target.name(), target));
+    let targets = section.choices("targets", &names, &Target::ALL)?;
+    Ok(Some(Lora { rank, alpha, targets }))
+}
+
 fn model(section: &Section<'_>, folder: &Path) -> Result<ModelSection, JobFileError> {
     if section.has("from") {
         return checkpoint_model(section, folder);
@@ -544,6 +592,7 @@ fn training(section: &Section<'_>, job: &JobFile) -> Result<TrainingSection, Job
     let sized = TrainingSection { inner_steps, batch_sequences, length, ..fallback.clone() };
     let rounds = JobFile { training: sized, ..job.clone() }.rounds_total();
     let fallback = TrainingSection::fallback(&job.model, rounds);
+    let fallback = if job.lora.is_some() { fallback.for_adapters() } else { fallback };
     let schedules = [("wsd", Schedule::Wsd), ("cosine", Schedule::Cosine)];
     let codecs = [("int4", CodecName::Int4), ("f32", CodecName::F32)];
     Ok(TrainingSection {

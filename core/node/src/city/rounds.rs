@@ -203,7 +203,8 @@ impl CityNode {
             (JobRegion::HeldOut, spec.data.held_out.root),
             (JobRegion::Tokenizer, spec.tokenizer),
         ]);
-        for (region, root) in named {
+        let frozen = spec.frozen.iter().map(|frozen| (JobRegion::Frozen, frozen.root));
+        for (region, root) in named.chain(frozen) {
             if let Some(info) = self.content.get(&root) {
                 offered.push((region, Arc::clone(info), Source::Content(root)));
             }
@@ -396,6 +397,12 @@ impl CityNode {
             ("held-out shard", holds(&held_out.root, Some(held_out.bytes))),
             ("tokenizer", holds(&spec.tokenizer, None)),
             ("first parameters", holds(&spec.theta_root, Some(theta))),
+            (
+                "frozen model",
+                spec.frozen
+                    .as_ref()
+                    .is_none_or(|frozen| holds(&frozen.root, Some(frozen.parameters * 4))),
+            ),
         ];
         rules.into_iter().find(|rule| !rule.1).map(|rule| rule.0.to_string())
     }

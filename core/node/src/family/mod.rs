@@ -427,6 +427,7 @@ impl FamilyNode {
 
     fn done(&mut self, done: Done) {
         match done {
+            Done::Found { job, chunks } => self.found(job, chunks),
             Done::Loaded { job, private } => self.loaded(job, private),
             Done::Installed { job, version, root } => self.installed(job, version, root),
             Done::Measured { job, rate } => self.measured(job, rate),

@@ -10,6 +10,7 @@ use suanli_base::{Duration, Hash, JobId, LeaseId, Round, Time};
 use suanli_bus::worker::{Input as Happened, Phase};
 use suanli_bus::{Chain, Head, HeadError, JobSpec, SPEC_BYTES_MAX, ToCity};
 use suanli_identity::Signed;
+use suanli_params::CHUNK_ELEMENTS;
 use suanli_rdpa::{Download, DownloadStep, Event, RegionName, Shape};
 
 /// Chunks asked for at once.
@@ -33,19 +34,42 @@ pub(super) struct Sync {
 
 #[derive(Debug)]
 enum Stage {
-    Spec { download: Download, bytes: Vec<u8> },
+    Spec {
+        download: Download,
+        bytes: Vec<u8>,
+    },
+    /// The host looks for the frozen model; whether it was read already in this sync.
+    Finding {
+        spec: Box<JobSpec>,
+        read: bool,
+    },
+    Frozen {
+        spec: Box<JobSpec>,
+        download: Download,
+    },
     Loading,
     Heads,
-    Theta { version: Round, download: Download },
-    Update { version: Round, download: Download },
-    Installing { version: Round },
+    Theta {
+        version: Round,
+        download: Download,
+    },
+    Update {
+        version: Round,
+        download: Download,
+    },
+    Installing {
+        version: Round,
+    },
     Measuring,
 }
 
 impl Sync {
     pub(super) const fn wake_at(&self) -> Option<Time> {
         match self.stage {
-            Stage::Loading | Stage::Measuring | Stage::Installing { .. } => None,
+            Stage::Finding { .. }
+            | Stage::Loading
+            | Stage::Measuring
+            | Stage::Installing { .. } => None,
             _ => Some(self.until),
         }
     }
@@ -93,6 +117,7 @@ impl FamilyNode {
             return;
         };
         if let Stage::Spec { download, .. }
+        | Stage::Frozen { download, .. }
         | Stage::Theta { download, .. }
         | Stage::Update { download, .. } = &mut sync.stage
         {
@@ -124,6 +149,7 @@ impl FamilyNode {
         if let (Some(sync), Some(session)) = (self.sync.as_mut(), self.session.as_mut()) {
             let taken = match &mut sync.stage {
                 Stage::Spec { download, .. }
+                | Stage::Frozen { download, .. }
                 | Stage::Theta { download, .. }
                 | Stage::Update { download, .. } => download.handle(now, session, event),
                 _ => false,
@@ -146,6 +172,10 @@ impl FamilyNode {
             let job = sync.job;
             let (download, target) = match &mut sync.stage {
                 Stage::Spec { download, .. } => (download, None),
+                Stage::Frozen { spec, download } => {
+                    let root = spec.frozen.as_ref().map_or(Hash::ZERO, |frozen| frozen.root);
+                    (download, Some(Target::Frozen(root)))
+                }
                 Stage::Theta { version, download } => {
                     (download, Some(Target::Theta(job, *version)))
                 }
@@ -192,6 +222,49 @@ impl FamilyNode {
         let Some(spec) = spec else {
             return self.sync_failed("what the city sent is not the specification of this job");
         };
+        let needs = spec.frozen.as_ref().map_or(0, |frozen| frozen.parameters.saturating_mul(4));
+        if needs > self.memory_bytes {
+            return self.sync_failed("its frozen model needs more memory than is lent here");
+        }
+        self.find_frozen(spec, false);
+    }
+
+    /// Has the host look for the frozen model, or load the job if it has none.
+    fn find_frozen(&mut self, spec: JobSpec, read: bool) {
+        let Some(sync) = self.sync.as_mut() else { return };
+        let job = sync.job;
+        let Some(frozen) = &spec.frozen else { return self.load(spec) };
+        let (root, parameters) = (frozen.root, frozen.parameters);
+        sync.stage = Stage::Finding { spec: Box::new(spec), read };
+        self.work(Work::Find { job, root, parameters });
+    }
+
+    /// The host has so many chunks of the frozen model: reads the rest.
+    pub(super) fn found(&mut self, job: JobId, chunks: u32) {
+        let until = self.now.after(PATIENCE);
+        let Some(sync) = self.sync.as_mut().filter(|sync| sync.job == job) else { return };
+        let Stage::Finding { spec, read } = &sync.stage else { return };
+        let (spec, read) = (spec.clone(), *read);
+        let Some(frozen) = &spec.frozen else { return };
+        let all = frozen.parameters.div_ceil(CHUNK_ELEMENTS as u64);
+        if u64::from(chunks) == all {
+            return self.load(*spec);
+        }
+        if read {
+            return self.sync_failed("the frozen model could not be kept on this machine's disk");
+        }
+        let Ok(all) = u32::try_from(all) else {
+            return self.sync_failed("its frozen model is too large");
+        };
+        let region = Name::Job(job, JobRegion::Frozen).region();
+        let download = Download::new(region, Some(frozen.root), WINDOW).only(chunks.min(all)..all);
+        (sync.stage, sync.until) = (Stage::Frozen { spec, download }, until);
+        self.start_download();
+    }
+
+    fn load(&mut self, spec: JobSpec) {
+        let Some(sync) = self.sync.as_mut() else { return };
+        let job = sync.job;
         sync.stage = Stage::Loading;
         self.jobs.insert(
             job,
@@ -305,10 +378,14 @@ impl FamilyNode {
 
     fn region_arrived(&mut self, target: Target) {
         let Some(sync) = self.sync.as_mut() else { return };
+        if let Stage::Frozen { spec, .. } = &sync.stage {
+            let spec = (**spec).clone();
+            return self.find_frozen(spec, true);
+        }
         let (work, version) = match target {
             Target::Theta(job, version) => (Work::Install { job, version }, version),
             Target::Update(job, version) => (Work::Apply { job, version }, version),
-            Target::Shard(..) => return,
+            Target::Shard(..) | Target::Frozen(_) => return,
         };
         sync.stage = Stage::Installing { version };
         self.work(work);

@@ -69,12 +69,23 @@ pub enum Target {
     Update(JobId, Round),
     /// A shard of the data; chunks are kept as long as the host likes.
     Shard(JobId, u32),
+    /// A frozen model with this root; its chunks come in order, more or less, and stay.
+    Frozen(Hash),
 }
 
 /// Work for the host.
 #[derive(Debug)]
 pub enum Work {
-    /// Get ready for a job: read its model, start an engine; answer [`Done::Loaded`].
+    /// How much of a frozen model is kept here? Answer [`Done::Found`].
+    Find {
+        /// The job that wants it.
+        job: JobId,
+        /// Its root.
+        root: Hash,
+        /// How many parameters it has.
+        parameters: u64,
+    },
+    /// Get ready for a job, whose frozen model is here if it has one: read its model, start an engine; answer [`Done::Loaded`].
     Load {
         /// The job.
         job: JobId,
@@ -177,6 +188,13 @@ pub struct Pending {
 /// What the host did.
 #[derive(Debug)]
 pub enum Done {
+    /// The first so many chunks of a frozen model are kept here. All of them: its root is right.
+    Found {
+        /// The job that wants it.
+        job: JobId,
+        /// Chunks from the first on.
+        chunks: u32,
+    },
     /// A job is ready, or why not.
     Loaded {
         /// The job.

@@ -1,14 +1,12 @@
 //! The held-out loss of each version, measured by a worker process of the city's own.
 
 use super::files::Files;
-use crate::worker::{
-    Evaluate, Layout, Reply, ShareOfCpu, Theta, TokenRange, Work as EngineWork, Worker, WorkerSpec,
-};
+use crate::trainable::Trainable;
+use crate::worker::{Evaluate, Reply, ShareOfCpu, Theta, TokenRange, Work as EngineWork, Worker};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use suanli_base::{Hash, JobId, Round};
 use suanli_bus::JobSpec;
-use suanli_engine::ModelConfig;
 use suanli_node::city::Done;
 use tokio::sync::mpsc;
 
@@ -63,14 +61,13 @@ async fn open(
     order: &Order,
 ) -> Result<(Worker, u32), String> {
     let spec = &order.spec;
-    let model: ModelConfig =
-        serde_json::from_str(&spec.model).map_err(|error| error.to_string())?;
     let held = &spec.data.held_out;
     let words = u64::from(spec.data.sample_tokens);
     let sequences = (TOKENS_MAX / (words - 1)).clamp(1, held.samples);
     let total = sequences * words;
-    let parameters = usize::try_from(spec.parameters).map_err(|error| error.to_string())?;
-    let mut worker_spec = WorkerSpec::new(model, Layout::for_model(parameters, 1, total));
+    let frozen = || files.content(spec.frozen.as_ref().map_or(Hash::ZERO, |f| f.root));
+    let length = spec.data.sample_tokens as usize - 1;
+    let mut worker_spec = Trainable::of(spec)?.worker(length, total, frozen);
     worker_spec.args.clone_from(args);
     worker_spec.share = ShareOfCpu::WHOLE;
     let mut worker = Worker::spawn(exe.clone(), worker_spec).map_err(|error| error.to_string())?;

@@ -5,6 +5,7 @@
 //! trainers brought), `staging/` (content on its way), `heads/JOB/` (the signed chain of rounds,
 //! never cut).
 
+use crate::trainable::{Trainable, read_params};
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -282,6 +283,16 @@ impl Bulk {
         let chunks = hash_chunks(&theta);
         if suanli_params::root(&chunks) != spec.theta_root {
             return Err("the first parameters do not have the root the job names".into());
+        }
+        Trainable::of(spec)?;
+        if let Some(frozen) = &spec.frozen {
+            let params = read_params(&self.files.content(frozen.root), frozen.parameters)?;
+            if let Some(at) = params.iter().position(|value| !value.is_finite()) {
+                return Err(format!("parameter {at} of the frozen model is not finite"));
+            }
+            if suanli_params::root(&hash_chunks(&params)) != frozen.root {
+                return Err("the frozen model does not have the root the job names".into());
+            }
         }
         let zeros = self.files.put_floats(&vec![0.0; theta.len()])?;
         let state =

@@ -4,7 +4,7 @@ use super::{Process, environment};
 use crate::control::{
     Answer, ControlCall, ControlReply, ControlRequest, NodeKind, Refusal, RefusalClass,
 };
-use crate::job::Prepared;
+use crate::job::{Learned, Prepared};
 use std::path::Path;
 use suanli_base::JobId;
 use suanli_bus::JobOutcome;
@@ -31,7 +31,7 @@ impl Process {
                 }
                 Err(refusal) => Err(refusal),
             },
-            ControlRequest::Export { job, dir } => self.export(&job, &dir),
+            ControlRequest::Export { job, dir, adapters } => self.export(&job, &dir, adapters),
             ControlRequest::Stop => {
                 self.ended = Some(Ok(()));
                 Ok(ControlReply::Done)
@@ -105,7 +105,7 @@ impl Process {
         }
     }
 
-    fn export(&self, job: &str, dir: &Path) -> Answer {
+    fn export(&self, job: &str, dir: &Path, adapters: bool) -> Answer {
         let id = self.find(job)?;
         let job = &self.node.state().jobs[&id];
         let tokenizer = std::fs::read(self.files.content(job.spec.tokenizer))
@@ -115,7 +115,18 @@ impl Process {
             .blobs
             .get(job.state.theta)
             .map_err(|error| environment(error.to_string()))?;
-        crate::job::export(&job.spec, job.version, job.tokens, &theta, &tokenizer, dir)?;
+        let frozen = job.spec.frozen.as_ref().map(|frozen| self.files.content(frozen.root));
+        let learned = Learned {
+            spec: &job.spec,
+            version: job.version,
+            tokens: job.tokens,
+            theta: &theta,
+            frozen: frozen.as_deref(),
+        };
+        match adapters {
+            true => crate::job::export_adapters(&learned, dir)?,
+            false => crate::job::export(&learned, &tokenizer, dir)?,
+        }
         Ok(ControlReply::Exported {
             dir: dir.to_path_buf(),
             round: job.version.0,

@@ -93,6 +93,8 @@ pub enum ControlRequest {
         job: String,
         /// Where to; must not exist or be empty.
         dir: PathBuf,
+        /// Only the adapters, in PEFT's layout, of a job that trains such.
+        adapters: bool,
     },
     /// Stops cleanly: everything acknowledged is on disk, the next start goes on from there.
     Stop,

@@ -2,10 +2,12 @@
 //! memory, the engine, the codec, the disk. What to do comes from the node; what was done goes
 //! back to it.
 
+use super::frozen::Frozen;
 use super::keep::{Keep, PrivateState};
+use crate::trainable::Trainable;
 use crate::worker::{
-    AdamSettings, Layout, Moments, Reply, ShareOfCpu, Theta, TokenRange, Train, Work as EngineWork,
-    Worker, WorkerEvent, WorkerHandle, WorkerSpec,
+    AdamSettings, Moments, Reply, ShareOfCpu, Theta, TokenRange, Train, Work as EngineWork, Worker,
+    WorkerEvent, WorkerHandle,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -16,7 +18,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use suanli_base::{Hash, JobId, LeaseId, Random, Tokens};
 use suanli_bus::merge::{hash_chunks, pack};
 use suanli_bus::{CONTRIBUTION_FORMAT, Contribution, JobSpec, StateRoot};
-use suanli_engine::ModelConfig;
 use suanli_engine::order::SampleOrder;
 use suanli_log::{LeaseRecord, Private};
 use suanli_node::family::{Done, Pending, Target, Work};
@@ -101,6 +102,7 @@ pub(super) struct Program {
 /// The task's state.
 pub(super) struct Bulk {
     keep: Keep,
+    frozen: Frozen,
     program: Program,
     shared: Arc<Shared>,
     done: mpsc::UnboundedSender<Done>,
@@ -111,6 +113,7 @@ pub(super) struct Bulk {
 struct Open {
     job: JobId,
     spec: JobSpec,
+    vocab: u64,
     order: SampleOrder,
     worker: Worker,
     dead: bool,
@@ -125,13 +128,13 @@ struct Open {
 type Outcome<T> = Result<T, String>;
 
 impl Bulk {
-    pub(super) const fn new(
-        keep: Keep,
+    pub(super) fn new(
+        (keep, frozen): (Keep, Frozen),
         program: Program,
         shared: Arc<Shared>,
         done: mpsc::UnboundedSender<Done>,
     ) -> Self {
-        Self { keep, program, shared, done, open: None }
+        Self { keep, frozen, program, shared, done, open: None }
     }
 
     /// Works until the loop is gone.
@@ -148,6 +151,13 @@ impl Bulk {
 
     async fn perform(&mut self, work: Work) {
         match work {
+            Work::Find { job, root, parameters } => {
+                let chunks = self.frozen.find(root, parameters).unwrap_or_else(|error| {
+                    eprintln!("suanli: the frozen model cannot be kept: {error}");
+                    0
+                });
+                self.report(Done::Found { job, chunks });
+            }
             Work::Load { job, spec } => {
                 let private = self.load(job, *spec).await;
                 self.report(Done::Loaded { job, private });
@@ -203,22 +213,15 @@ impl Bulk {
     async fn load(&mut self, job: JobId, spec: JobSpec) -> Outcome<Hash> {
         self.open = None;
         *self.shared.link() = None;
-        let mut model: ModelConfig =
-            serde_json::from_str(&spec.model).map_err(|error| format!("its model: {error}"))?;
-        model.check().map_err(|error| format!("its model: {error}"))?;
-        let parameters = model.space().len();
-        if parameters as u64 != spec.parameters
-            || model.context + 1 < spec.data.sample_tokens as usize
-        {
-            return Err("its model and its data do not fit each other".into());
-        }
-        // A model from elsewhere may read further than it is trained here: no room is kept for that.
-        model.context = spec.data.sample_tokens as usize - 1;
+        let trainable = Trainable::of(&spec)?;
+        let (vocab, parameters) = (trainable.model.vocab, trainable.parameters());
         let training = &spec.training;
         let longest = u64::from(training.inner_steps) * STEPS_SPREAD_MAX;
         let words =
             longest * u64::from(training.batch_sequences) * u64::from(spec.data.sample_tokens);
-        let mut worker_spec = WorkerSpec::new(model, Layout::for_model(parameters, 1, words));
+        let frozen = || self.frozen.path(spec.frozen.as_ref().map_or(Hash::ZERO, |f| f.root));
+        let length = spec.data.sample_tokens as usize - 1;
+        let mut worker_spec = trainable.worker(length, words, frozen);
         worker_spec.args.clone_from(&self.program.args);
         worker_spec.threads = self.program.threads;
         worker_spec.share = share_of(self.shared.share.load(Ordering::SeqCst) as u16);
@@ -236,6 +239,7 @@ impl Bulk {
         self.open = Some(Open {
             job,
             spec,
+            vocab: vocab as u64,
             order,
             worker,
             dead: false,
@@ -250,6 +254,13 @@ impl Bulk {
     }
 
     fn keep_chunk(&mut self, target: Target, offset: u64, bytes: Bytes, total: u64) {
+        if let Target::Frozen(root) = target {
+            // What is not on disk is missing when it is looked for again.
+            if let Err(error) = self.frozen.keep(root, offset, bytes) {
+                eprintln!("suanli: the frozen model cannot be kept: {error}");
+            }
+            return;
+        }
         let Some(open) = self.open.as_mut() else { return };
         match target {
             Target::Theta(..) | Target::Update(..) => {
@@ -265,6 +276,7 @@ impl Bulk {
             Target::Shard(_, shard) => {
                 open.shards.insert((shard, offset), bytes);
             }
+            Target::Frozen(_) => {}
         }
     }
 
@@ -311,15 +323,13 @@ impl Bulk {
         self.revive().await?;
         let shared = Arc::clone(&self.shared);
         let open = self.opened(job)?;
-        let model: ModelConfig =
-            serde_json::from_str(&open.spec.model).map_err(|e| e.to_string())?;
         let batch = u64::from(open.spec.training.batch_sequences);
         let words = MEASURE_STEPS as u64 * batch * u64::from(open.spec.data.sample_tokens);
         {
             let mut area = open.worker.handle().memory().tokens()[0].clone().write_owned().await;
             let mut random = Random::new(words);
             for word in area.iter_mut().take(usize::try_from(words).unwrap_or(0)) {
-                *word = random.below(model.vocab as u64) as u32;
+                *word = random.below(open.vocab) as u32;
             }
         }
         let train = open.train_work(vec![0.0; MEASURE_STEPS], words, Moments::Fresh, Theta::Base);

@@ -2,6 +2,7 @@
 //! task of its own with the engine in a child process.
 
 mod bulk;
+pub(crate) mod frozen;
 mod keep;
 mod settings;
 
@@ -12,6 +13,7 @@ use crate::control::{
 };
 use crate::net::{self, Wire, WireEvent};
 use bulk::{Bulk, Program, Shared};
+use frozen::Frozen;
 use keep::Keep;
 use settings::Settings;
 use std::path::PathBuf;
@@ -45,6 +47,7 @@ pub async fn run(options: FamilyOptions) -> Result<(), Refusal> {
     let (control, calls) =
         ControlServer::start(&options.folder, NodeKind::Family).map_err(|e| environment(&e))?;
     let keep = Keep::open(&options.folder).map_err(|e| environment(&e))?;
+    let frozen = Frozen::open(&options.folder).map_err(|e| environment(&e))?;
     let saved = keep.saved().map_err(|error| match error {
         keep::KeepError::Damaged { .. } => {
             Refusal::new(RefusalClass::Corrupt, error.to_string(), "")
@@ -68,7 +71,7 @@ pub async fn run(options: FamilyOptions) -> Result<(), Refusal> {
     let program = program(&options.worker, threads)?;
     let (done_out, done) = mpsc::unbounded_channel();
     let (works, works_in) = mpsc::unbounded_channel();
-    let bulk = Bulk::new(keep, program, Arc::clone(&shared), done_out);
+    let bulk = Bulk::new((keep, frozen), program, Arc::clone(&shared), done_out);
     let bulk = tokio::spawn(bulk.run(works_in));
     let (wire_out, wire_events) = mpsc::channel(256);
     let mut agent = Agent {

@@ -34,8 +34,8 @@ pub const EXIT_PROTOCOL: u8 = 1;
 pub fn main() -> u8 {
     confine::close_strays();
     confine::step_back();
-    let memory = match memory::receive(io::stdin().as_fd()) {
-        Ok(memory) => memory,
+    let (memory, frozen) = match memory::receive(io::stdin().as_fd()) {
+        Ok(files) => files,
         Err(error) => {
             eprintln!("{error}");
             return EXIT_USAGE;
@@ -54,7 +54,7 @@ pub fn main() -> u8 {
         eprintln!("the system refused the worker its second thread: {error}");
         return EXIT_PROTOCOL;
     }
-    work_off(&works, &mut Desk::new(memory, control, replies.clone()), &replies)
+    work_off(&works, &mut Desk::new(memory, frozen, control, replies.clone()), &replies)
 }
 
 /// Does one work after the other until asked to stop.

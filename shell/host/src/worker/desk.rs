@@ -1,12 +1,14 @@
 //! Where the child's work is done: one engine, one piece of work at a time.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use suanli_engine::{
-    Activations, Batch, Engine, Fast, Loss, ModelConfig, Reference, STATE_SEGMENTS, Sampling,
+    Activations, Batch, Engine, Fast, Lora, Loss, ModelConfig, Reference, STATE_SEGMENTS, Sampling,
     Settings, StepError, StepSettings, Storage,
 };
 
@@ -19,10 +21,15 @@ use super::protocol::{
     StateHashes, Theta, Train, Trained, Work,
 };
 
+/// Bytes of the frozen model that are read at a time.
+const READ_BYTES: usize = 1 << 20;
+
 /// The child's engine and what it works with.
 pub(super) struct Desk {
     /// Until `Start` says what lies in it.
     file: Option<OwnedFd>,
+    /// The parameters of the frozen model, if there is one.
+    frozen: Option<OwnedFd>,
     bench: Option<Bench>,
     control: Arc<Control>,
     replies: Replies,
@@ -31,6 +38,7 @@ pub(super) struct Desk {
 /// What there is once started.
 struct Bench {
     engine: Box<dyn Engine>,
+    lora: Option<Lora>,
     memory: SharedMemory,
     threads: u32,
     parts: Parts,
@@ -45,8 +53,13 @@ struct Parts {
 }
 
 impl Desk {
-    pub(super) const fn new(file: OwnedFd, control: Arc<Control>, replies: Replies) -> Self {
-        Self { file: Some(file), bench: None, control, replies }
+    pub(super) const fn new(
+        file: OwnedFd,
+        frozen: Option<OwnedFd>,
+        control: Arc<Control>,
+        replies: Replies,
+    ) -> Self {
+        Self { file: Some(file), frozen, bench: None, control, replies }
     }
 
     /// Does one piece of work; partial replies go out meanwhile, the last one is returned.
@@ -72,7 +85,15 @@ impl Desk {
         let config: ModelConfig = serde_json::from_str(&start.model_json)
             .map_err(|error| Failure::refused(format!("the model's configuration: {error}")))?;
         config.check().map_err(|error| refused(&error))?;
-        let (expected, found) = (config.parameters() as u64, start.layout.parameters);
+        let lora = start.adapters_json.as_deref().map(|json| {
+            let lora: Lora = serde_json::from_str(json)
+                .map_err(|error| Failure::refused(format!("the adapters: {error}")))?;
+            lora.check().map_err(|error| refused(&error))?;
+            Ok::<_, Failure>(lora)
+        });
+        let lora = lora.transpose()?;
+        let trained = lora.as_ref().map_or_else(|| config.parameters(), |l| l.parameters(&config));
+        let (expected, found) = (trained as u64, start.layout.parameters);
         if expected != found {
             let text = format!("expected a layout for {expected} parameters, found {found}");
             return Err(Failure::refused(text));
@@ -80,11 +101,15 @@ impl Desk {
         let file = self.file.take().ok_or_else(|| Failure::refused("already started"))?;
         let memory = SharedMemory::adopt(file, start.layout).map_err(|error| refused(&error))?;
         let threads = usize::from(start.threads.max(1));
-        let engine = build(start.engine, config, threads)?;
+        let base = match &lora {
+            Some(_) => Some(read_frozen(self.frozen.take(), config.parameters())?),
+            None => None,
+        };
+        let engine = build(start.engine, config, lora.as_ref().zip(base.as_deref()), threads)?;
         self.control.set_share(start.share);
         let can = engine.capabilities();
         let threads = u32::try_from(can.threads.max(1)).unwrap_or(1);
-        self.bench = Some(Bench { engine, memory, threads, parts: Parts::default() });
+        self.bench = Some(Bench { engine, lora, memory, threads, parts: Parts::default() });
         Ok(Ready {
             numeric_class: can.numeric_class.to_owned(),
             kernel: can.kernel.to_owned(),
@@ -116,7 +141,11 @@ impl Bench {
     }
 
     fn init(&self, seed: u64) -> Result<Reply, Failure> {
-        let initial = suanli_engine::initial_params(self.engine.config(), seed);
+        let config = self.engine.config();
+        let initial = match &self.lora {
+            Some(lora) => lora.initial(config, seed),
+            None => suanli_engine::initial_params(config, seed),
+        };
         held_mut(self.memory.base()).copy_from_slice(&initial);
         Ok(Reply::Initialised)
     }
@@ -453,11 +482,37 @@ fn failure(error: &StepError) -> Failure {
     Failure::new(class, error.to_string())
 }
 
+/// The parameters in the file that came with the memory.
+fn read_frozen(file: Option<OwnedFd>, parameters: usize) -> Result<Vec<f32>, Failure> {
+    let file = file.ok_or_else(|| Failure::refused("no frozen model came with the memory"))?;
+    let mut file = File::from(file);
+    let unreadable = |error: std::io::Error| Failure::refused(format!("the frozen model: {error}"));
+    let (expected, found) = (parameters as u64 * 4, file.metadata().map_err(unreadable)?.len());
+    if expected != found {
+        let text = format!("expected a frozen model of {expected} bytes, found {found}");
+        return Err(Failure::refused(text));
+    }
+    let mut params = vec![0.0; parameters];
+    let mut piece = vec![0; READ_BYTES];
+    for values in params.chunks_mut(READ_BYTES / 4) {
+        let bytes = &mut piece[..values.len() * 4];
+        file.read_exact(bytes).map_err(unreadable)?;
+        for (value, word) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *value = f32::from_le_bytes(*word);
+        }
+    }
+    Ok(params)
+}
+
 /// Activations are computed again where keeping them would not fit this machine's free memory.
-fn activations_for(config: &ModelConfig) -> Activations {
-    let kept = config.training_memory_bytes(1, config.context, Activations::Kept, Storage::F32);
+fn activations_for(config: &ModelConfig, lora: Option<&Lora>) -> Activations {
+    let (kept, f32) = (Activations::Kept, Storage::F32);
+    let needed = match lora {
+        Some(lora) => lora.training_memory_bytes(config, 1, config.context, kept, f32),
+        None => config.training_memory_bytes(1, config.context, kept, f32),
+    };
     match available_memory_bytes() {
-        Some(available) if kept > available => Activations::Recomputed,
+        Some(available) if needed > available => Activations::Recomputed,
         _ => Activations::Kept,
     }
 }
@@ -473,17 +528,26 @@ pub fn available_memory_bytes() -> Option<u64> {
 fn build(
     kind: EngineKind,
     config: ModelConfig,
+    adapted: Option<(&Lora, &[f32])>,
     threads: usize,
 ) -> Result<Box<dyn Engine>, Failure> {
+    let failed = |error| failure(&error);
     Ok(match kind {
         EngineKind::Fast => {
-            let activations = activations_for(&config);
+            let activations = activations_for(&config, adapted.map(|(lora, _)| lora));
             let settings = Settings { threads, activations, ..Settings::default() };
-            let engine = Fast::with(config, &settings);
-            Box::new(engine.map_err(|error| failure(&error))?)
+            let engine = match adapted {
+                Some((lora, base)) => Fast::adapted(config, lora, base, &settings),
+                None => Fast::with(config, &settings),
+            };
+            Box::new(engine.map_err(failed)?)
         }
         EngineKind::Reference => {
-            Box::new(Reference::<f32>::new(config).map_err(|error| failure(&error))?)
+            let engine = match adapted {
+                Some((lora, base)) => Reference::<f32>::adapted(config, lora, base),
+                None => Reference::new(config),
+            };
+            Box::new(engine.map_err(failed)?)
         }
     })
 }

@@ -293,27 +293,29 @@ impl SharedMemory {
         &self.tokens
     }
 
-    /// Puts the memory on the socket, for a child that is about to be started with the other end.
+    /// Puts the memory on the socket, for a child that is about to be started with the other end,
+    /// and with it the file of the frozen model, if there is one.
     ///
     /// # Errors
     /// When the socket refuses.
-    pub fn send(&self, socket: impl AsFd) -> std::io::Result<()> {
-        let files = [self.file.as_fd()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    pub fn send(&self, socket: impl AsFd, frozen: Option<BorrowedFd<'_>>) -> std::io::Result<()> {
+        let files: Vec<BorrowedFd<'_>> = [self.file.as_fd()].into_iter().chain(frozen).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        assert!(control.push(SendAncillaryMessage::ScmRights(&files)), "room for one descriptor");
+        assert!(control.push(SendAncillaryMessage::ScmRights(&files)), "room for two descriptors");
         let flags = SendFlags::empty();
         rustix::net::sendmsg(socket, &[IoSlice::new(b"M")], &mut control, flags)?;
         Ok(())
     }
 }
 
-/// Takes the memory's file off the socket: the very first thing on it.
+/// Takes the memory's file off the socket, and that of the frozen model if there is one: the very
+/// first thing on it.
 ///
 /// # Errors
 /// When something else is there.
-pub fn receive(socket: BorrowedFd<'_>) -> Result<OwnedFd, MemoryError> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+pub fn receive(socket: BorrowedFd<'_>) -> Result<(OwnedFd, Option<OwnedFd>), MemoryError> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
     #[cfg(target_os = "linux")]
@@ -322,11 +324,13 @@ pub fn receive(socket: BorrowedFd<'_>) -> Result<OwnedFd, MemoryError> {
     let flags = RecvFlags::empty();
     rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, flags)
         .map_err(|_| MemoryError::NotSent)?;
-    let mut files = control.drain().filter_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut files) => files.next(),
+    let files = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(files) => Some(files),
         _ => None,
     });
-    files.next().filter(|_| byte == *b"M").ok_or(MemoryError::NotSent)
+    let mut files = files.flatten();
+    let memory = files.next().filter(|_| byte == *b"M").ok_or(MemoryError::NotSent)?;
+    Ok((memory, files.next()))
 }
 
 /// A region of `len` elements at a byte offset.
@@ -379,8 +383,8 @@ mod tests {
     fn what_one_side_writes_the_other_reads_and_no_region_touches_another() {
         let agent = SharedMemory::create(LAYOUT).unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();
-        agent.send(&ours).unwrap();
-        let worker = SharedMemory::adopt(receive(theirs.as_fd()).unwrap(), LAYOUT).unwrap();
+        agent.send(&ours, None).unwrap();
+        let worker = SharedMemory::adopt(receive(theirs.as_fd()).unwrap().0, LAYOUT).unwrap();
         agent.base.try_write().unwrap().fill(1.5);
         agent.local.try_write().unwrap().fill(2.5);
         agent.moments.try_write().unwrap().fill(3);

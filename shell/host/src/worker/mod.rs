@@ -31,6 +31,6 @@ pub use protocol::{
     Trained, Work,
 };
 pub use supervisor::{
-    CallError, Death, DeathCause, SendError, SpawnError, Worker, WorkerEvent, WorkerHandle,
-    WorkerSpec,
+    Adapters, CallError, Death, DeathCause, SendError, SpawnError, Worker, WorkerEvent,
+    WorkerHandle, WorkerSpec,
 };

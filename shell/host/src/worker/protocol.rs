@@ -144,6 +144,9 @@ pub enum EngineKind {
 pub struct Start {
     /// The engine's `ModelConfig` as JSON.
     pub model_json: String,
+    /// The engine's `Lora` as JSON, when adapters are trained beside the frozen model whose file
+    /// came along with the memory.
+    pub adapters_json: Option<String>,
     /// Which implementation.
     pub engine: EngineKind,
     /// Threads it computes on.

@@ -7,7 +7,8 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -15,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use suanli_engine::ModelConfig;
+use suanli_engine::{Lora, ModelConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -57,6 +58,18 @@ pub struct WorkerSpec {
     pub share: ShareOfCpu,
     /// What the shared memory must hold.
     pub layout: Layout,
+    /// What is trained instead of the model.
+    pub adapters: Option<Adapters>,
+}
+
+/// Adapters, and the model beside which they are trained.
+#[derive(Clone, Debug)]
+pub struct Adapters {
+    /// Which adapters.
+    pub lora: Lora,
+    /// The file of the model's parameters, f32 little-endian. The worker gets it open for reading;
+    /// it opens no file itself.
+    pub frozen: PathBuf,
 }
 
 impl WorkerSpec {
@@ -65,7 +78,7 @@ impl WorkerSpec {
     pub fn new(model: ModelConfig, layout: Layout) -> Self {
         let args = vec!["worker".into()];
         let engine = EngineKind::Fast;
-        Self { args, model, engine, threads: 1, share: ShareOfCpu::WHOLE, layout }
+        Self { args, model, engine, threads: 1, share: ShareOfCpu::WHOLE, layout, adapters: None }
     }
 }
 
@@ -439,7 +452,9 @@ fn launch(inner: &Arc<Inner>, exe: &PathBuf, spec: &WorkerSpec) -> Result<Ends, 
     let system = |source| SpawnError::System { exe: exe.clone(), source };
     let (ours, theirs) = StdUnixStream::pair().map_err(system)?;
     ours.set_nonblocking(true).map_err(system)?;
-    inner.memory.send(&ours).map_err(system)?;
+    let frozen = spec.adapters.as_ref().map(|adapters| File::open(&adapters.frozen));
+    let frozen = frozen.transpose().map_err(system)?;
+    inner.memory.send(&ours, frozen.as_ref().map(File::as_fd)).map_err(system)?;
     let (mut reader, writer) = UnixStream::from_std(ours).map_err(system)?.into_split();
     let mut child = start_process(exe, spec, theirs).map_err(system)?;
 
@@ -455,8 +470,12 @@ fn launch(inner: &Arc<Inner>, exe: &PathBuf, spec: &WorkerSpec) -> Result<Ends, 
         link.works = Some(works);
     }
     let model_json = serde_json::to_string(&spec.model).expect("plain numbers are JSON");
+    let adapters = spec.adapters.as_ref();
+    let adapters_json = adapters
+        .map(|adapters| serde_json::to_string(&adapters.lora).expect("plain numbers are JSON"));
     let start = Start {
         model_json,
+        adapters_json,
         engine: spec.engine,
         threads: spec.threads,
         share: told.share,

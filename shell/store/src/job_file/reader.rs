@@ -210,6 +210,49 @@ impl<'a> Section<'a> {
         array.iter().map(item).collect()
     }
 
+    /// Some of the named choices, each once; in the order of the names.
+    pub(super) fn choices<T: Copy + PartialEq>(
+        &self,
+        key: &str,
+        choices: &[(&'static str, T)],
+        fallback: &[T],
+    ) -> Result<Vec<T>, JobFileError> {
+        let Some(value) = self.value(key) else { return Ok(fallback.to_vec()) };
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        let expected = || format!("a list of some of {}", names.join(", "));
+        let Some(array) = value.get_ref().as_array() else {
+            return Err(self.wrong_type(key, value, expected()));
+        };
+        let mut named = Vec::new();
+        for item in array.iter() {
+            let Some(text) = item.get_ref().as_str() else {
+                return Err(self.wrong_type(key, item, expected()));
+            };
+            if !names.contains(&text) || named.contains(&text) {
+                let found = format!("{:?}", shown(text));
+                let twice = if named.contains(&text) { " twice" } else { "" };
+                return Err(self.out_of_range(key, item, expected(), found + twice));
+            }
+            named.push(text);
+        }
+        if named.is_empty() {
+            return Err(self.out_of_range(key, value, expected(), "none of them".to_owned()));
+        }
+        let chosen = choices.iter().filter(|(name, _)| named.contains(name));
+        Ok(chosen.map(|(_, choice)| *choice).collect())
+    }
+
+    /// Whether the section is there, be it empty.
+    pub(super) const fn is_there(&self) -> bool {
+        self.table.is_some()
+    }
+
+    /// The error of a key elsewhere that this section cannot do without.
+    pub(super) fn lacks(&self, key: &str, expected: &str) -> JobFileError {
+        let expected = format!("{expected}, for there is a section [{}]", self.name);
+        JobFileError::Missing { key: key.to_owned(), expected }
+    }
+
     /// Whether the key is there.
     pub(super) fn has(&self, key: &str) -> bool {
         self.value(key).is_some()

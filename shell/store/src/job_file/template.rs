@@ -1,11 +1,14 @@
 //! Writes a job file with a comment for every key: what `train --example` prints.
 
+use suanli_engine::Lora;
+
 use super::{CodecName, JobFile, Length, SHORT_RUN_ROUNDS, Schedule, TokenizerKind};
 
 /// The text of `job`; reading it gives `job` back.
 pub(super) fn write(job: &JobFile) -> String {
     let tokenizer = job.model.from.is_none().then(|| tokenizer(job));
-    let head = [model(job), data(job)].into_iter().chain(tokenizer);
+    let lora = job.lora.as_ref().map(lora);
+    let head = [model(job), data(job)].into_iter().chain(tokenizer).chain(lora);
     let sections: Vec<String> = head.chain([training(job), replicas(job)]).collect();
     aligned(&sections.join("\n"))
 }
@@ -40,7 +43,8 @@ fn model(job: &JobFile) -> String {
          \n\
          [model]  # a decoder of the Llama shape\n\
          # To go on from a checkpoint (Llama, Mistral, Qwen2, Qwen3; safetensors): its folder, and\n\
-         # beside it only context; leave out the other sizes and [tokenizer].\n\
+         # beside it only context; leave out the other sizes and [tokenizer]. To train adapters\n\
+         # only, add a section [lora] (rank = 16, alpha = 32.0, targets = [\"q_proj\", ...]).\n\
          # from = \"folder\"\n\
          hidden = {}  # width; a multiple of 2 x heads\n\
          layers = {}\n\
@@ -88,6 +92,19 @@ fn tokenizer(job: &JobFile) -> String {
          kind = \"{kind}\"  # \"bytes\", or \"bpe\" trained on the data\n\
          vocab = {}  # for \"bpe\": at most so many entries, 256 or more\n",
         job.tokenizer.vocab,
+    )
+}
+
+fn lora(lora: &Lora) -> String {
+    let targets: Vec<String> = lora.targets.iter().map(|target| quoted(target.name())).collect();
+    format!(
+        "[lora]  # only these adapters are trained; the checkpoint stays as it is\n\
+         rank = {}  # inner width\n\
+         alpha = {:?}  # what they say is scaled by alpha / rank; default 2 x rank\n\
+         targets = [{}]\n",
+        lora.rank,
+        f64::from(lora.alpha),
+        targets.join(", "),
     )
 }
 

@@ -223,3 +223,40 @@ fn a_checkpoint_that_cannot_be_used_is_named_with_its_line() {
     std::fs::write(folder.path().join("qwen/config.json"), "{\"model_type\": \"gpt2\"}").unwrap();
     assert!(error("\"qwen\"").contains("`model_type`"));
 }
+
+#[test]
+fn a_section_of_adapters_freezes_the_checkpoint() {
+    let folder = checkpoint();
+    let parse = |more: &str| {
+        let text = format!("{PATHS}[model]\nfrom = \"qwen\"\n[lora]\n{more}");
+        JobFile::parse_in(&text, folder.path())
+    };
+    let job = parse("").unwrap();
+    let lora = job.lora.clone().unwrap();
+    assert_eq!((lora.rank, lora.alpha, &lora.targets[..]), (16, 32.0, &Target::ALL[..]));
+    assert_eq!((job.training.lr, job.training.weight_decay), (4e-3, 0.0));
+    let model = job.model_config(1);
+    assert_eq!(job.trained_parameters(&model), lora.parameters(&model));
+    assert_eq!(JobFile::parse_in(&job.to_toml(), folder.path()).unwrap(), job);
+
+    let some = parse("rank = 3\nalpha = 1.5\ntargets = [\"v_proj\", \"q_proj\"]\n").unwrap();
+    let lora = some.lora.clone().unwrap();
+    assert_eq!((lora.rank, lora.alpha), (3, 1.5));
+    assert_eq!(lora.targets, [Target::QProj, Target::VProj]);
+    let whole = JobFile { lora: None, ..some.clone() }.training_memory_bytes(&model);
+    assert!(some.training_memory_bytes(&model) < whole);
+    assert_eq!(JobFile::parse_in(&some.to_toml(), folder.path()).unwrap(), some);
+    for (more, expected) in [
+        ("rank = 0\n", "line 6: `lora.rank`: expected a whole number from 1 to 1024"),
+        ("targets = []\n", "`lora.targets`: expected a list of some of q_proj, k_proj"),
+        ("targets = [\"lm_head\"]\n", "found \"lm_head\""),
+        ("targets = [\"q_proj\", \"q_proj\"]\n", "found \"q_proj\" twice"),
+        ("targets = \"q_proj\"\n", "`lora.targets`: expected a list"),
+        ("dropout = 0.1\n", "unknown key `lora.dropout`"),
+    ] {
+        let error = parse(more).unwrap_err().to_string();
+        assert!(error.contains(expected), "{more}: {error}");
+    }
+    let alone = error_of(&format!("{PATHS}[lora]\n"));
+    assert!(alone.contains("model.from") && alone.contains("[lora]"), "{alone}");
+}
