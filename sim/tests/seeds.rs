@@ -60,7 +60,7 @@ const FOUND: &[(Bug, usize, u64)] = &[
     (Bug::CityResidualDropped, 8, 1),
     (Bug::ResidualDropped, 8, 1),
     (Bug::ResidualNotPromoted, 8, 1),
-    (Bug::LostStateNotReset, 8, 6),
+    (Bug::LostStateNotReset, 8, 3),
     (Bug::PendingForgotten, 8, 0),
     (Bug::PendingUnsynced, 8, 1),
     (Bug::UpdateAppliedTwice, 8, 0),
@@ -76,10 +76,10 @@ const FOUND: &[(Bug, usize, u64)] = &[
     (Bug::UnstageForgotten, 8, 0),
     (Bug::ChainUnsynced, 8, 1),
     (Bug::PromotedEarly, 8, 0),
-    (Bug::PendingRemovedFirst, 8, 3),
+    (Bug::PendingRemovedFirst, 8, 20),
     (Bug::MomentsNotReset, 8, 115),
     (Bug::OrderIgnored, 8, 0),
-    (Bug::StepRepeated, 8, 23),
+    (Bug::StepRepeated, 8, 145),
 ];
 
 #[test]
