@@ -311,6 +311,8 @@ async fn a_job_without_adapters_exports_none() {
     let request = ControlRequest::Export { job: "small".into(), dir: dir.clone(), adapters: true };
     let error = client.call(&request).await.unwrap_err().to_string();
     assert!(error.contains("no adapters") && !dir.exists(), "{error}");
+    // Nothing of the city is at work in the folder when it goes.
+    until(&folder, |status| !status.jobs[0].losses.is_empty()).await;
     stop(city).await;
 }
 
