@@ -3,8 +3,9 @@
 //! second look until it is whole; then its root decides, for a crash may have torn it.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -33,7 +34,7 @@ struct Part {
 impl Frozen {
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
         let folder = folder.join("frozen");
-        std::fs::create_dir_all(&folder)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
         Ok(Self { folder, part: None })
     }
 
@@ -60,7 +61,7 @@ impl Frozen {
             self.remove_others(&whole);
             return Ok(all);
         }
-        let file = OpenOptions::new().create(true).append(true).open(&path)?;
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
         let found = file.metadata()?.len();
         // A whole one with another root was torn by a crash: from the beginning.
         let at = if found < total { found / CHUNK * CHUNK } else { 0 };
