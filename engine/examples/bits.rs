@@ -189,7 +189,7 @@ fn outputs(case: &str, engine: &mut dyn Engine, text: &Text) -> Result<(), StepE
             said.extend(id.to_le_bytes());
             true
         };
-        engine.generate(&text.ids[..3], &sampling, 5, &mut emit)?;
+        engine.generate(&text.ids[..3], &sampling, 5, &Cancel::new(), &mut emit)?;
     }
     say(case, "said", &said);
     Ok(())

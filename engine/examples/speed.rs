@@ -63,7 +63,7 @@ fn main() -> Result<(), StepError> {
         let start = Instant::now();
         let mut made = 0;
         let sampling = Sampling { tokens_max: 127, ..Sampling::default() };
-        engine.generate(&[0], &sampling, 0, &mut |_| {
+        engine.generate(&[0], &sampling, 0, &Cancel::new(), &mut |_| {
             made += 1;
             true
         })?;

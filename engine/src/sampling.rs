@@ -8,7 +8,7 @@ use suanli_base::Random;
 
 use crate::config::ModelConfig;
 use crate::math;
-use crate::traits::{Sampling, StepError};
+use crate::traits::{Cancel, Sampling, StepError};
 
 /// Most that a temperature may be: beyond, all tokens are equally likely anyway.
 const TEMPERATURE_MAX: f32 = 1000.0;
@@ -22,7 +22,7 @@ const EDGE: usize = 1024;
 /// A model that reads a text and then has an opinion of what follows.
 pub(crate) trait Reader {
     /// Reads on.
-    fn read_on(&mut self, ids: &[u32]);
+    fn read_on(&mut self, ids: &[u32], cancel: &Cancel) -> Result<(), StepError>;
 
     /// The logits after the last token.
     fn last_logits(&self) -> &[f32];
@@ -79,20 +79,22 @@ pub(crate) fn continue_text(
     context: usize,
     settings: &Sampling,
     seed: u64,
+    cancel: &Cancel,
     reader: &mut dyn Reader,
     emit: &mut dyn FnMut(u32) -> bool,
-) {
+) -> Result<(), StepError> {
     let mut sampler = Sampler::new(settings, seed);
     for made in 0..settings.tokens_max {
         match made {
-            0 => reader.read_on(prompt),
-            _ => reader.read_on(&[sampler.last]),
+            0 => reader.read_on(prompt, cancel)?,
+            _ => reader.read_on(&[sampler.last], cancel)?,
         }
         let id = sampler.draw(reader);
         if !emit(id) || prompt.len() + made >= context {
-            return;
+            break;
         }
     }
+    Ok(())
 }
 
 /// Draws, with room that is kept from one token to the next.
@@ -219,7 +221,9 @@ mod tests {
     struct Fixed(Vec<f32>);
 
     impl Reader for Fixed {
-        fn read_on(&mut self, _: &[u32]) {}
+        fn read_on(&mut self, _: &[u32], _: &Cancel) -> Result<(), StepError> {
+            Ok(())
+        }
 
         fn last_logits(&self) -> &[f32] {
             &self.0

@@ -6,7 +6,7 @@
 //! however tokens cut it; put together they are the text that is returned.
 
 use crate::tokenizer::{Tokenizer, TokenizerError};
-use crate::traits::{Engine, Sampling, StepError};
+use crate::traits::{Cancel, Engine, Sampling, StepError};
 
 /// Most stops.
 pub const STOPS_MAX: usize = 16;
@@ -90,7 +90,7 @@ pub enum TextError {
 }
 
 /// Continues `prompt`. Every piece of new text goes to `watch` as soon as it is known, until that
-/// says `false`.
+/// says `false` or `cancel` is raised.
 ///
 /// # Errors
 /// A prompt, settings or stops that cannot work, or a tokenizer that is not the model's.
@@ -99,6 +99,7 @@ pub fn continue_text(
     tokenizer: &Tokenizer,
     prompt: &[u32],
     wishes: &Wishes,
+    cancel: &Cancel,
     watch: &mut dyn FnMut(&str) -> bool,
 ) -> Result<Written, TextError> {
     let mut stream = Stream::new(&wishes.stops)?;
@@ -115,7 +116,7 @@ pub fn continue_text(
         let seen = ids.clone();
         let sampling = Sampling { tokens_max: tokens_max - written.tokens, ..wishes.sampling };
         let (mut ending, mut failed) = (None, None);
-        engine.generate(&seen, &sampling, seed, &mut |id| {
+        let made = engine.generate(&seen, &sampling, seed, cancel, &mut |id| {
             if wishes.ends.contains(&id) {
                 ending = Some(Ending::EndOfText);
                 return false;
@@ -138,7 +139,11 @@ pub fn continue_text(
                 ending = Some(Ending::Asked);
             }
             ending.is_none()
-        })?;
+        });
+        match made {
+            Err(StepError::Cancelled) => ending = Some(Ending::Asked),
+            other => other?,
+        }
         if let Some(error) = failed {
             return Err(error.into());
         }
@@ -310,6 +315,7 @@ mod tests {
             &Tokenizer::Bytes,
             b"abc".map(u32::from).as_ref(),
             wishes,
+            &Cancel::new(),
             &mut |text| {
                 seen.push_str(text);
                 true
@@ -341,10 +347,17 @@ mod tests {
         assert_eq!(ended.tokens + 1, stopped.tokens);
         let mut calls = 0;
         let prompt = [1];
-        let asked = continue_text(&mut engine(), &Tokenizer::Bytes, &prompt, &base, &mut |_| {
-            calls += 1;
-            calls < 3
-        });
+        let asked = continue_text(
+            &mut engine(),
+            &Tokenizer::Bytes,
+            &prompt,
+            &base,
+            &Cancel::new(),
+            &mut |_| {
+                calls += 1;
+                calls < 3
+            },
+        );
         assert_eq!((asked.unwrap().ending, calls), (Ending::Asked, 3));
     }
 
@@ -359,8 +372,15 @@ mod tests {
         engine.params_mut()[head.start..head.end - config.hidden].fill(0.0);
         let sampling = Sampling { temperature: 0.0, tokens_max: 5, ..Sampling::default() };
         let wishes = Wishes { sampling, ..Wishes::default() };
-        let written =
-            continue_text(&mut engine, &Tokenizer::Bytes, &[1], &wishes, &mut |_| true).unwrap();
+        let written = continue_text(
+            &mut engine,
+            &Tokenizer::Bytes,
+            &[1],
+            &wishes,
+            &Cancel::new(),
+            &mut |_| true,
+        )
+        .unwrap();
         assert_eq!((written.tokens, written.text.as_str()), (5, ""));
     }
 
@@ -368,9 +388,16 @@ mod tests {
     fn prompts_and_stops_that_cannot_work_are_refused() {
         let refused = |prompt: &[u32], wishes: &Wishes| {
             let mut engine = engine();
-            continue_text(&mut engine, &Tokenizer::Bytes, prompt, wishes, &mut |_| true)
-                .unwrap_err()
-                .to_string()
+            continue_text(
+                &mut engine,
+                &Tokenizer::Bytes,
+                prompt,
+                wishes,
+                &Cancel::new(),
+                &mut |_| true,
+            )
+            .unwrap_err()
+            .to_string()
         };
         let base = Wishes::default();
         let stops = |stops: Vec<String>| Wishes { stops, ..Wishes::default() };

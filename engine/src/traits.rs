@@ -419,12 +419,14 @@ pub trait Engine: Send {
     /// full, or `settings.tokens_max` were made. Equal seeds give equal texts.
     ///
     /// # Errors
-    /// A prompt that does not fit the model, or settings that are no temperature or probability.
+    /// A prompt that does not fit the model, settings that are no temperature or probability, or a
+    /// raised `cancel`, which ends the reading of a long prompt too.
     fn generate(
         &mut self,
         prompt: &[u32],
         settings: &Sampling,
         seed: u64,
+        cancel: &Cancel,
         emit: &mut dyn FnMut(u32) -> bool,
     ) -> Result<(), StepError>;
 }

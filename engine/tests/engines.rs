@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::time::{Duration, Instant};
+
 use suanli_base::Random;
 use suanli_engine::{
     Activations, Batch, Cancel, Engine, Fast, KernelChoice, Lora, Loss, ModelConfig, Objective,
@@ -237,7 +239,7 @@ fn training_adapters_leaves_the_model_alone_and_gives_the_same_bits_everywhere()
             let mut said = Vec::new();
             let sampling = Sampling { tokens_max: 9, ..Sampling::default() };
             engine
-                .generate(&[1, 2], &sampling, 1, &mut |id| {
+                .generate(&[1, 2], &sampling, 1, &Cancel::new(), &mut |id| {
                     said.push(id);
                     true
                 })
@@ -364,7 +366,7 @@ fn fingerprint(engine: &mut Fast, text: &Text) -> (u64, Vec<u32>, String, Vec<u8
     let mut said = Vec::new();
     let sampling = Sampling { tokens_max: 20, ..Sampling::default() };
     engine
-        .generate(&text.ids[..3], &sampling, 5, &mut |id| {
+        .generate(&text.ids[..3], &sampling, 5, &Cancel::new(), &mut |id| {
             said.push(id);
             true
         })
@@ -592,7 +594,7 @@ fn generation_with_kept_keys_says_what_whole_texts_say() {
         let mut ids = vec![3, 1, 4];
         let mut said = Vec::new();
         engine
-            .generate(&ids, &greedy, 0, &mut |id| {
+            .generate(&ids, &greedy, 0, &Cancel::new(), &mut |id| {
                 said.push(id);
                 true
             })
@@ -608,15 +610,48 @@ fn generation_with_kept_keys_says_what_whole_texts_say() {
         }
         let mut count = 0;
         engine
-            .generate(&[1], &greedy, 0, &mut |_| {
+            .generate(&[1], &greedy, 0, &Cancel::new(), &mut |_| {
                 count += 1;
                 count < 4
             })
             .unwrap();
         assert_eq!(count, 4);
-        assert!(engine.generate(&[], &greedy, 0, &mut |_| true).is_err());
-        assert!(engine.generate(&[37], &greedy, 0, &mut |_| true).is_err());
+        assert!(engine.generate(&[], &greedy, 0, &Cancel::new(), &mut |_| true).is_err());
+        assert!(engine.generate(&[37], &greedy, 0, &Cancel::new(), &mut |_| true).is_err());
     }
+}
+
+#[test]
+fn a_cancelled_generation_ends_while_it_reads_and_the_next_says_the_same_as_ever() {
+    let config = ModelConfig { layers: 8, hidden: 256, heads: 4, context: 2100, ..odd() };
+    let config = ModelConfig { kv_heads: 2, ffn: 640, ..config };
+    let mut engine = fast(&config, 2, KernelChoice::Best, 6).unwrap();
+    let prompt: Vec<u32> = (0..2000).map(|at| at % 37).collect();
+    let greedy = Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, tokens_max: 5 };
+    let mut whole = |cancel: &Cancel| {
+        let mut said = Vec::new();
+        let done = engine.generate(&prompt, &greedy, 0, cancel, &mut |id| {
+            said.push(id);
+            true
+        });
+        (done, said)
+    };
+    let (_, expected) = whole(&Cancel::new());
+    let cancel = Cancel::new();
+    let raiser = std::thread::spawn({
+        let cancel = cancel.clone();
+        move || {
+            std::thread::sleep(Duration::from_millis(20));
+            cancel.raise();
+            Instant::now()
+        }
+    });
+    assert_eq!(whole(&cancel), (Err(StepError::Cancelled), vec![]));
+    let late = raiser.join().unwrap().elapsed();
+    // 50 ms are the promise; a busy machine may be slow to look.
+    assert!(late < Duration::from_millis(250), "{late:?}");
+    cancel.lower();
+    assert_eq!(whole(&cancel), (Ok(()), expected));
 }
 
 #[test]

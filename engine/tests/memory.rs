@@ -95,7 +95,7 @@ fn a_token_allocates_nothing_and_a_long_context_takes_memory_only_as_it_fills() 
     let (mut calls, mut bytes) = (Vec::with_capacity(200), Vec::with_capacity(200));
     let before = BYTES.load(Ordering::Relaxed);
     engine
-        .generate(&[1; 40], &sampling, 1, &mut |_| {
+        .generate(&[1; 40], &sampling, 1, &Cancel::new(), &mut |_| {
             calls.push(CALLS.load(Ordering::Relaxed));
             bytes.push(BYTES.load(Ordering::Relaxed) - before);
             true

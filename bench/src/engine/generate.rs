@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 use suanli_base::Random;
 use suanli_engine::tokenizer::Tokenizer;
-use suanli_engine::{Engine as _, Fast, ModelConfig, Sampling, initial_params};
+use suanli_engine::{Cancel, Engine as _, Fast, ModelConfig, Sampling, initial_params};
 use suanli_store::checkpoint::{Card, Companions, Contents, Overwrite, read, write};
 
 const SPEED_MIN: f64 = 1.5;
@@ -56,7 +56,7 @@ impl Speech {
         let mut write = || -> Result<f64> {
             let begun = Instant::now();
             let mut made = 0;
-            engine.generate(&PROMPT, &sampling, 0, &mut |_| {
+            engine.generate(&PROMPT, &sampling, 0, &Cancel::new(), &mut |_| {
                 made += 1;
                 true
             })?;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use suanli_engine::chat::Message;
 use suanli_engine::text::{self, Ending, WhenFull, Wishes, Written};
 use suanli_engine::tokenizer::Tokenizer;
-use suanli_engine::{Fast, Sampling, Settings, Storage};
+use suanli_engine::{Cancel, Fast, Sampling, Settings, Storage};
 use suanli_store::checkpoint::{self, Dialogue, Loaded};
 
 /// Most bytes of a prompt on standard input.
@@ -60,10 +60,12 @@ pub(super) fn run(context: &Context, arguments: &Generate) -> Result<(), Failure
         let (_stopper, mut stop) = stop_flag(false)?;
         let asked = stop.clone();
         let count = ids.len();
+        let cancel = Cancel::new();
+        let raised = cancel.clone();
         let work = tokio::task::spawn_blocking(move || {
             let mut failed = None;
             let mut clock = Clock::start();
-            let written = model.continue_ids(&ids, &wishes, &mut |text| {
+            let written = model.continue_ids(&ids, &wishes, &raised, &mut |text| {
                 clock.tick();
                 failed = shown.more(text).err();
                 failed.is_none() && asked.reason().is_none() && !shown.closed
@@ -72,6 +74,7 @@ pub(super) fn run(context: &Context, arguments: &Generate) -> Result<(), Failure
         });
         let late = async {
             stop.wait().await;
+            cancel.raise();
             tokio::time::sleep(GRACE).await;
         };
         let (written, times, shown) = tokio::select! {
@@ -230,7 +233,7 @@ pub(crate) fn continue_text(
     let wishes = Wishes { sampling, seed, when_full: WhenFull::Slide, ..Wishes::default() };
     let mut model = Model::load(folder, &Held::default())?;
     let ids = model.ids_of_text(prompt)?;
-    Ok(model.continue_ids(&ids, &wishes, &mut |_| true)?.text)
+    Ok(model.continue_ids(&ids, &wishes, &Cancel::new(), &mut |_| true)?.text)
 }
 
 /// How the model is held.
@@ -309,9 +312,10 @@ impl Model {
         &mut self,
         ids: &[u32],
         wishes: &Wishes,
+        cancel: &Cancel,
         watch: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Written, Failure> {
-        text::continue_text(&mut self.engine, &self.tokenizer, ids, wishes, watch)
+        text::continue_text(&mut self.engine, &self.tokenizer, ids, wishes, cancel, watch)
             .map_err(|error| wrong(&error))
     }
 }

@@ -10,6 +10,7 @@
 use core::ops::Range;
 
 use crate::config::Storage;
+use crate::traits::{Cancel, StepError};
 
 use super::kernel::{INNER, Kernels, Product, Start};
 use super::pass::Plan;
@@ -113,7 +114,15 @@ impl Decoder {
     }
 
     /// Reads on. The caller has checked the ids, and that the context has room for them.
-    pub(super) fn read(&mut self, model: &mut Model<'_>, ids: &[u32]) {
+    ///
+    /// # Errors
+    /// A raised `cancel`: all has to be read anew then.
+    pub(super) fn read(
+        &mut self,
+        model: &mut Model<'_>,
+        ids: &[u32],
+        cancel: &Cancel,
+    ) -> Result<(), StepError> {
         for ids in ids.chunks(ROWS) {
             self.prepare(model, ids.len());
             let mut block = Block {
@@ -133,6 +142,7 @@ impl Decoder {
             };
             block.embed(ids);
             for layer in 0..block.paper.layers {
+                cancel.check()?;
                 block.layer(layer, &mut self.pages);
             }
             self.position += ids.len();
@@ -144,6 +154,7 @@ impl Decoder {
         let head = &model.weights.head;
         let (h, logits) = (Parts::new(&mut self.h), Parts::new(&mut self.logits));
         apply(model, head, 1, (h, logits), Start::Zero);
+        Ok(())
     }
 
     /// Room for a block of `rows` rows; nothing grows from one token to the next but a page.

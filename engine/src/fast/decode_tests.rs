@@ -3,7 +3,9 @@
 use suanli_base::Random;
 
 use crate::sampling::Reader as _;
-use crate::{Engine as _, Fast, KernelChoice, ModelConfig, RopeScaling, Settings, StepError};
+use crate::{
+    Cancel, Engine as _, Fast, KernelChoice, ModelConfig, RopeScaling, Settings, StepError,
+};
 
 const CHOICES: [KernelChoice; 3] =
     [KernelChoice::Portable, KernelChoice::Avx2, KernelChoice::Avx512];
@@ -63,7 +65,7 @@ fn read_in(engine: &mut Fast, ids: &[u32], cuts: &[usize]) -> Vec<Vec<u32>> {
     pieces
         .into_iter()
         .map(|piece| {
-            engine.read_on(piece);
+            engine.read_on(piece, &Cancel::new()).unwrap();
             bits(engine.last_logits())
         })
         .collect()

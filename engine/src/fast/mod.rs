@@ -446,21 +446,21 @@ impl Engine for Fast {
         prompt: &[u32],
         settings: &Sampling,
         seed: u64,
+        cancel: &Cancel,
         emit: &mut dyn FnMut(u32) -> bool,
     ) -> Result<(), StepError> {
         crate::sampling::check_prompt(prompt, settings, &self.plan.config)?;
         self.begin()?;
         let context = self.plan.config.context;
-        crate::sampling::continue_text(prompt, context, settings, seed, self, emit);
-        Ok(())
+        crate::sampling::continue_text(prompt, context, settings, seed, cancel, self, emit)
     }
 }
 
 impl Reader for Fast {
-    fn read_on(&mut self, ids: &[u32]) {
+    fn read_on(&mut self, ids: &[u32], cancel: &Cancel) -> Result<(), StepError> {
         self.plan.reach(self.decoder.reach(&self.plan, ids.len()));
         let Self { k, plan, pool, params, weights, decoder, .. } = self;
-        decoder.read(&mut Model { k: *k, plan, weights, params, pool }, ids);
+        decoder.read(&mut Model { k: *k, plan, weights, params, pool }, ids, cancel)
     }
 
     fn last_logits(&self) -> &[f32] {

@@ -335,14 +335,15 @@ impl<T: Float> Engine for Reference<T> {
         prompt: &[u32],
         settings: &Sampling,
         seed: u64,
+        cancel: &Cancel,
         emit: &mut dyn FnMut(u32) -> bool,
     ) -> Result<(), StepError> {
         let config = self.model.config.clone();
         crate::sampling::check_prompt(prompt, settings, &config)?;
         let (params, ids, logits) = (self.whole(&self.wide_params()), Vec::new(), Vec::new());
         let mut reader = Rereader { model: &self.model, params, ids, logits };
-        crate::sampling::continue_text(prompt, config.context, settings, seed, &mut reader, emit);
-        Ok(())
+        let reader = &mut reader;
+        crate::sampling::continue_text(prompt, config.context, settings, seed, cancel, reader, emit)
     }
 }
 
@@ -355,12 +356,13 @@ struct Rereader<'a, T: Float> {
 }
 
 impl<T: Float> Reader for Rereader<'_, T> {
-    fn read_on(&mut self, ids: &[u32]) {
+    fn read_on(&mut self, ids: &[u32], cancel: &Cancel) -> Result<(), StepError> {
         self.ids.extend(ids);
-        let trace = self.model.forward(&self.params, &self.ids, &|| true);
-        let logits = trace.map(|trace| trace.logits).unwrap_or_default();
+        let trace = self.model.forward(&self.params, &self.ids, &|| !cancel.is_raised());
+        let logits = trace.ok_or(StepError::Cancelled)?.logits;
         let last = logits.len().saturating_sub(self.model.config.vocab);
         self.logits = logits[last..].iter().map(|logit| logit.wide() as f32).collect();
+        Ok(())
     }
 
     fn last_logits(&self) -> &[f32] {

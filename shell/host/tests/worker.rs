@@ -281,6 +281,48 @@ async fn a_pause_stops_the_work_and_changes_no_bit_of_it() {
     assert_eq!(local(&worker), bits(in_process(&small(), 400).params()));
 }
 
+#[tokio::test]
+async fn pauses_within_a_text_change_none_of_its_tokens_and_say_none_twice() {
+    let mut worker = started(spec(small())).await;
+    worker.call(train(10), |_| {}).await.unwrap();
+    let generate = |tokens_max| {
+        Work::Generate(Box::new(Generate {
+            prompt: vec![1, 2, 3],
+            tokens_max,
+            temperature: 1.0,
+            top_p: 1.0,
+            seed: 4,
+            stop: None,
+            theta: Theta::Local,
+        }))
+    };
+    let mut whole = Vec::new();
+    let note = |reply: &Reply, said: &mut Vec<u32>| {
+        if let Reply::Token(token) = reply {
+            said.push(*token);
+        }
+    };
+    worker.call(generate(12), |reply| note(reply, &mut whole)).await.unwrap();
+    assert!(whole.len() > 8, "{whole:?}");
+    let handle = worker.handle().clone();
+    let pauses = async {
+        for micros in (0..30).map(|round| round * 37) {
+            handle.set_share(ShareOfCpu::PAUSED);
+            tokio::time::sleep(Duration::from_micros(200)).await;
+            handle.set_share(ShareOfCpu::WHOLE);
+            tokio::time::sleep(Duration::from_micros(micros)).await;
+        }
+    };
+    let texts = async {
+        for _ in 0..5 {
+            let mut said = Vec::new();
+            worker.call(generate(12), |reply| note(reply, &mut said)).await.unwrap();
+            assert_eq!(said, whole);
+        }
+    };
+    tokio::join!(pauses, texts);
+}
+
 /// User and system time of the process so far, in the kernel's ticks.
 fn cpu_ticks(worker: &Worker) -> u64 {
     let stat = format!("/proc/{}/stat", worker.handle().process().unwrap());
@@ -489,7 +531,7 @@ async fn evaluating_in_parts_and_generating_answer_from_the_parameters_asked_for
         suanli_engine::Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, tokens_max: 8 };
     let mut judge = in_process(&small(), 40);
     judge
-        .generate(&[1, 2, 3], &sampling, 1, &mut |token| {
+        .generate(&[1, 2, 3], &sampling, 1, &suanli_engine::Cancel::new(), &mut |token| {
             judged.push(token);
             true
         })

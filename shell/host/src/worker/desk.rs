@@ -315,21 +315,35 @@ impl Bench {
         if done.cancelled {
             return Ok(done);
         }
-        let mut meter = Meter::start();
-        let mut emit = |token| {
-            if generate.stop == Some(token) {
-                return false;
+        loop {
+            // After a pause: the same tokens come again, and are not said a second time.
+            let mut again = done.tokens;
+            let mut meter = Meter::start();
+            let mut emit = |token| {
+                if again > 0 {
+                    again -= 1;
+                    return true;
+                }
+                if generate.stop == Some(token) {
+                    return false;
+                }
+                done.tokens += 1;
+                run.replies.send(run.id, Reply::Token(token));
+                done.cancelled = run.control.rest(meter.start, meter.busy(threads)) == Verdict::End;
+                meter = Meter::start();
+                !done.cancelled
+            };
+            let (prompt, seed, flag) = (&generate.prompt, generate.seed, run.control.flag());
+            match self.engine.generate(prompt, &sampling, seed, flag, &mut emit) {
+                Ok(()) => return Ok(done),
+                Err(StepError::Cancelled) if run.control.go_on() == Verdict::GoOn => {}
+                Err(StepError::Cancelled) => {
+                    done.cancelled = true;
+                    return Ok(done);
+                }
+                Err(error) => return Err(failure(&error)),
             }
-            done.tokens += 1;
-            run.replies.send(run.id, Reply::Token(token));
-            done.cancelled = run.control.rest(meter.start, meter.busy(threads)) == Verdict::End;
-            meter = Meter::start();
-            !done.cancelled
-        };
-        self.engine
-            .generate(&generate.prompt, &sampling, generate.seed, &mut emit)
-            .map_err(|error| failure(&error))?;
-        Ok(done)
+        }
     }
 
     fn seal(&mut self) -> Result<Sealed, Failure> {
