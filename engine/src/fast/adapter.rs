@@ -20,6 +20,8 @@ pub(super) struct Adapter {
     pub(super) lora: Lora,
     pub(super) params: Vec<f32>,
     slots: Vec<Vec<Slot>>,
+    /// Layer, index in it and start in `packed` of every slot.
+    starts: Vec<(usize, usize, usize)>,
     /// A and B of every slot as right factors of the way forward.
     packed: Vec<f32>,
     fresh: bool,
@@ -28,9 +30,15 @@ pub(super) struct Adapter {
 impl Adapter {
     pub(super) fn new(lora: &Lora, config: &ModelConfig) -> Self {
         let slots = lora.slots(config);
-        let len = slots.iter().flatten().map(|slot| packed_len(slot, lora.rank)).sum();
+        let (mut starts, mut len) = (Vec::new(), 0);
+        for (layer, slots) in slots.iter().enumerate() {
+            for (index, slot) in slots.iter().enumerate() {
+                starts.push((layer, index, len));
+                len += packed_len(slot, lora.rank);
+            }
+        }
         let (params, packed) = (vec![0.0; lora.parameters(config)], vec![0.0; len]);
-        Self { lora: lora.clone(), params, slots, packed, fresh: false }
+        Self { lora: lora.clone(), params, slots, starts, packed, fresh: false }
     }
 
     /// The parameters have changed.
@@ -43,19 +51,11 @@ impl Adapter {
         if std::mem::replace(&mut self.fresh, true) {
             return;
         }
-        let (rank, params) = (self.lora.rank, &self.params);
-        let slots: Vec<&Slot> = self.slots.iter().flatten().collect();
-        let starts: Vec<usize> = slots
-            .iter()
-            .scan(0, |at, slot| {
-                let start = *at;
-                *at += packed_len(slot, rank);
-                Some(start)
-            })
-            .collect();
-        let packed = Parts::new(&mut self.packed);
-        pool.run(slots.len(), &|_, index| {
-            let (slot, start) = (slots[index], starts[index]);
+        let Self { lora, params, slots, starts, packed, .. } = self;
+        let (rank, packed) = (lora.rank, Parts::new(packed));
+        pool.run(starts.len(), &|_, task| {
+            let (layer, index, start) = starts[task];
+            let slot = &slots[layer][index];
             // SAFETY: each task has its own slot.
             let out = unsafe { packed.part(start..start + packed_len(slot, rank)) };
             let (a, b) = out.split_at_mut(packed_a_len(slot, rank));
