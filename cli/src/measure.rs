@@ -31,16 +31,16 @@ pub(crate) fn tokens_per_s(job: &JobFile, threads: usize) -> Result<f64, Failure
         ));
     }
     let params = initial_params(&config, 1);
+    let settings = Settings { threads, storage: job.training.storage, ..Settings::default() };
     let mut engine = match &job.lora {
         Some(lora) => {
-            let settings = Settings { threads, ..Settings::default() };
             let mut engine =
                 Fast::adapted(config.clone(), lora, &params, &settings).map_err(wrong)?;
             engine.params_mut().copy_from_slice(&lora.initial(&config, 1));
             engine
         }
         None => {
-            let mut engine = Fast::new(config.clone(), threads).map_err(wrong)?;
+            let mut engine = Fast::with(config.clone(), &settings).map_err(wrong)?;
             engine.params_mut().copy_from_slice(&params);
             engine
         }

@@ -32,6 +32,11 @@ pub enum Activations {
     Recomputed,
 }
 
+/// The arithmetic of this engine. A change of any bit of a result is a new name.
+pub const NUMERIC_CLASS: &str = "f32-chain-1";
+/// The same with [`Storage::Bf16`].
+pub const NUMERIC_CLASS_BF16: &str = "bf16-chain-1";
+
 /// How the matrices that kernels read, and what the way forward keeps, are held. It decides bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -42,6 +47,27 @@ pub enum Storage {
     /// bfloat16, rounded to nearest, ties to even: half the memory. Sums, the master copy of the
     /// parameters, gradients and moments stay in 32 bits.
     Bf16,
+}
+
+impl Storage {
+    /// What the fast engine's arithmetic is called when it holds numbers so.
+    #[must_use]
+    pub const fn numeric_class(self) -> &'static str {
+        match self {
+            Self::F32 => NUMERIC_CLASS,
+            Self::Bf16 => NUMERIC_CLASS_BF16,
+        }
+    }
+
+    /// What the numeric class of a job asks for.
+    ///
+    /// # Errors
+    /// A class that this program does not compute.
+    pub fn of_class(class: &str) -> Result<Self, ConfigError> {
+        let all = [Self::F32, Self::Bf16];
+        let found = all.into_iter().find(|storage| storage.numeric_class() == class);
+        found.ok_or_else(|| ConfigError::NumericClass { found: class.chars().take(32).collect() })
+    }
 }
 
 /// The sizes of a decoder of the Llama shape.
@@ -164,6 +190,14 @@ pub enum ConfigError {
         min: usize,
         /// The most it may be.
         max: usize,
+    },
+    /// An arithmetic that this program does not compute.
+    #[error(
+        "the job is computed as {found:?}, this program computes {NUMERIC_CLASS:?} and {NUMERIC_CLASS_BF16:?}; use the trainer's version of suanli"
+    )]
+    NumericClass {
+        /// What it is called.
+        found: String,
     },
     /// One size must be a multiple of another.
     #[error(

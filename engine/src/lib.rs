@@ -24,12 +24,10 @@ pub mod tokenizer;
 mod traits;
 
 pub use config::{
-    Activations, CONTEXT_MAX, ConfigError, LAYERS_MAX, ModelConfig, RopeScaling, Storage,
-    VOCAB_MAX, WIDTH_MAX,
+    Activations, CONTEXT_MAX, ConfigError, LAYERS_MAX, ModelConfig, NUMERIC_CLASS,
+    NUMERIC_CLASS_BF16, RopeScaling, Storage, VOCAB_MAX, WIDTH_MAX,
 };
-pub use fast::{
-    Fast, KernelChoice, KernelError, Matmul, NUMERIC_CLASS, NUMERIC_CLASS_BF16, Settings,
-};
+pub use fast::{Fast, KernelChoice, KernelError, Matmul, Settings};
 pub use init::initial_params;
 pub use lora::{Lora, RANK_MAX, Target};
 pub use reference::{Float, Reference};

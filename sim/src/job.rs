@@ -7,7 +7,7 @@ use suanli_bus::{
     DataSpec, Frozen, JOB_FORMAT, JobSpec, Replicas, Schedule, Shape, ShardSpec, Training,
 };
 use suanli_engine::{
-    Activations, Engine, Lora, ModelConfig, Reference, Storage, Target, initial_params,
+    Activations, Engine, Float as _, Lora, ModelConfig, Reference, Storage, Target, initial_params,
 };
 use suanli_params::{BYTE_CHUNK, Codec};
 use suanli_rdpa::RegionInfo;
@@ -107,6 +107,7 @@ impl TinyJob {
             format: JOB_FORMAT,
             name: "tiny".into(),
             model: serde_json::to_string(&config).expect("our own types always encode"),
+            numeric_class: f32::CLASS.into(),
             parameters: theta.len() as u64,
             replica_memory_bytes: config.training_memory_bytes(
                 1,

@@ -350,7 +350,9 @@ impl Authority {
         let steps = contribution.steps;
         let samples = u64::from(steps) * u64::from(record.batch_sequences);
         let tokens = state.jobs.get(&record.job).map(|job| job.spec.tokens_a_step());
+        let class = state.jobs.get(&record.job).map(|job| &job.spec.numeric_class);
         let matches = contribution.job == record.job
+            && Some(&contribution.numeric_class) == class
             && contribution.base_root == record.base_root
             && contribution.start == record.start
             && contribution.samples == samples

@@ -26,6 +26,9 @@ pub struct JobSpec {
     pub name: String,
     /// The engine's model configuration as JSON; this crate does not read it.
     pub model: String,
+    /// The arithmetic that every replica computes with: equal classes give equal bits. This crate
+    /// does not read it.
+    pub numeric_class: String,
     /// How many parameters are trained: those of the model, or of its adapters.
     pub parameters: u64,
     /// Memory one replica needs to train it.
@@ -244,7 +247,8 @@ impl JobSpec {
             .all(|s| s.samples.checked_mul(width) == Some(s.bytes));
         let frozen = self.frozen.as_ref().map_or(1, |frozen| frozen.parameters);
         let called = self.frozen.as_ref().map_or(0, |frozen| frozen.name.chars().count());
-        let rules: [(&'static str, bool, &'static str, f64); 24] = [
+        let class = self.numeric_class.len();
+        let rules: [(&'static str, bool, &'static str, f64); 25] = [
             (
                 "name",
                 self.name.chars().count() <= 64,
@@ -257,6 +261,7 @@ impl JobSpec {
                 "1 to 2^40",
                 self.parameters as f64,
             ),
+            ("numeric_class", (1..=32).contains(&class), "1 to 32 bytes", class as f64),
             ("frozen.name", called <= 64, "at most 64 characters", called as f64),
             ("frozen.parameters", (1..=1 << 40).contains(&frozen), "1 to 2^40", frozen as f64),
             (

@@ -39,6 +39,7 @@ fn spec() -> JobSpec {
         name: "paper".into(),
         model: "{}".into(),
         parameters: 100,
+        numeric_class: "test".into(),
         replica_memory_bytes: 1 << 20,
         theta_root: Hash([9; 32]),
         frozen: None,
@@ -281,6 +282,10 @@ fn a_contribution_counts_once_and_a_repeated_hand_in_is_told_so() {
         Authority::check_hand_in(state, member(1), record.lease, &signed).map(|c| c.is_some())
     };
     assert_eq!(check(&state), Ok(true));
+    let other = Contribution { numeric_class: "other".into(), ..contribution(record, 4) };
+    let other = other.sign(&key(1), city());
+    let refused = Authority::check_hand_in(&state, member(1), record.lease, &other);
+    assert_eq!(refused, Err(Refusal::Mismatch), "what no audit could compute again");
     let again = Authority::settled(&state, Time(1), &settled(record, 4, 1.0));
     accept(&mut state, record, 4, 1.0);
     assert_eq!(check(&state), Ok(false), "accepted before: the answer was lost");

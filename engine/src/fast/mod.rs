@@ -46,11 +46,6 @@ use pass::{Input, Pass, Plan, groups};
 use pool::{Parts, Pool};
 use weights::Weights;
 
-/// The arithmetic of this engine. A change of any bit of a result is a new name.
-pub const NUMERIC_CLASS: &str = "f32-chain-1";
-/// The same with [`Storage::Bf16`].
-pub const NUMERIC_CLASS_BF16: &str = "bf16-chain-1";
-
 /// How to work. Bits depend on the storage alone.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -328,10 +323,7 @@ impl Engine for Fast {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            numeric_class: match self.plan.storage {
-                Storage::F32 => NUMERIC_CLASS,
-                Storage::Bf16 => NUMERIC_CLASS_BF16,
-            },
+            numeric_class: self.plan.storage.numeric_class(),
             kernel: self.k.name(),
             threads: self.pool.threads(),
             build: env!("CARGO_PKG_VERSION"),

@@ -5,7 +5,7 @@ use suanli_base::{
     CityId, FragmentId, Hash, JobId, LeaseId, NodeId, Round, TicketId, Time, Tokens,
 };
 use suanli_bus::{
-    Ask, CONTRIBUTION_FORMAT, Chain, CityState, Contribution, DataSpec, HEAD_FORMAT, Head,
+    Ask, CONTRIBUTION_FORMAT, Chain, CityState, Contribution, DataSpec, Frozen, HEAD_FORMAT, Head,
     JOB_FORMAT, JobSpec, Merged, Replicas, Schedule, Shape, ShardSpec, StateRoot, ToCity, ToMember,
     Training, WaitReason,
 };
@@ -37,9 +37,15 @@ fn sample_spec() -> JobSpec {
         name: "fables".into(),
         model: "{}".into(),
         parameters: 869_504,
+        numeric_class: "fma16".into(),
         replica_memory_bytes: 20 << 20,
         theta_root: Hash([5; 32]),
-        frozen: None,
+        frozen: Some(Frozen {
+            name: "base".into(),
+            parameters: 1 << 27,
+            root: Hash([6; 32]),
+            adapters: r#"{"rank":8,"alpha":16.0,"targets":["q_proj"]}"#.into(),
+        }),
         tokenizer: Hash([6; 32]),
         data: DataSpec {
             sample_tokens: 129,

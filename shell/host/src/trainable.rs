@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use suanli_bus::JobSpec;
-use suanli_engine::{Lora, ModelConfig};
+use suanli_engine::{Lora, ModelConfig, Storage};
 
 use crate::worker::{Adapters, Layout, WorkerSpec};
 
@@ -12,6 +12,7 @@ use crate::worker::{Adapters, Layout, WorkerSpec};
 pub(crate) struct Trainable {
     pub model: ModelConfig,
     pub lora: Option<Lora>,
+    pub storage: Storage,
 }
 
 impl Trainable {
@@ -26,7 +27,8 @@ impl Trainable {
             lora.check().map_err(|error| format!("its adapters: {error}"))?;
             Ok::<_, String>(lora)
         });
-        let trainable = Self { lora: lora.transpose()?, model };
+        let storage = Storage::of_class(&spec.numeric_class).map_err(|error| error.to_string())?;
+        let trainable = Self { lora: lora.transpose()?, model, storage };
         let whole = trainable.model.parameters() as u64;
         let fits = spec.frozen.as_ref().is_none_or(|frozen| frozen.parameters == whole)
             && trainable.parameters() as u64 == spec.parameters
@@ -56,7 +58,8 @@ impl Trainable {
         // A model from elsewhere may read further than it is trained here: no room is kept for that.
         let model = ModelConfig { context: length, ..self.model };
         let adapters = self.lora.map(|lora| Adapters { lora, frozen: frozen() });
-        WorkerSpec { adapters, ..WorkerSpec::new(model, layout) }
+        let storage = self.storage;
+        WorkerSpec { adapters, storage, ..WorkerSpec::new(model, layout) }
     }
 }
 

@@ -199,13 +199,16 @@ async fn a_city_goes_on_from_a_checkpoint_and_gives_it_back_whole() {
     let text: String = (0..3000).map(|i| format!("line {i}: {}\n", i * i % 97)).collect();
     std::fs::write(root.path().join("text.txt"), text).unwrap();
     let job = "[model]\nfrom = \"base\"\ncontext = 32\n[data]\npaths = [\"text.txt\"]\n\
-               [training]\ninner_steps = 4\nbatch_sequences = 2\nrounds = 2\n";
+               [training]\ninner_steps = 4\nbatch_sequences = 2\nrounds = 2\nstorage = \"bf16\"\n";
     let file = JobFile::parse_in(job, root.path()).unwrap();
     let out = root.path().join("prepared");
     let prepared =
         job::prepare("on", &file, root.path(), &out, &mut |_| {}, &Cancel::new()).unwrap();
     let theta: Vec<u8> = before.params.iter().flat_map(|value| value.to_le_bytes()).collect();
     assert!(std::fs::read(&prepared.contents[0].0).unwrap() == theta, "first parameters");
+    // The city takes in nothing that was computed in another way.
+    let spec = suanli_bus::JobSpec::from_bytes(&prepared.spec).unwrap();
+    assert_eq!(spec.numeric_class, "bf16-chain-1");
 
     let folder = root.path().join("city");
     city::init(&folder, &CityInit { name: "test".into() }).unwrap();

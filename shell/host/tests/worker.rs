@@ -572,6 +572,7 @@ fn a_worker_whose_agent_is_gone_ends_in_the_middle_of_its_work() {
         model_json: serde_json::to_string(&spec.model).unwrap(),
         adapters_json: None,
         engine: spec.engine,
+        storage: spec.storage,
         threads: 1,
         share: ShareOfCpu::WHOLE,
         layout: spec.layout,

@@ -66,6 +66,7 @@ const KEYS: &[(&str, &[&str])] = &[
             "outer_lr",
             "outer_momentum",
             "codec",
+            "storage",
             "rounds",
             "tokens",
             "seed",
@@ -194,6 +195,8 @@ pub struct TrainingSection {
     pub outer_momentum: Vec<f64>,
     /// How updates travel, both ways.
     pub codec: CodecName,
+    /// How members hold matrices and activations.
+    pub storage: Storage,
     /// When the job is done.
     pub length: Length,
     /// What keys every draw of the job.
@@ -325,14 +328,15 @@ impl JobFile {
         adapters.unwrap_or_else(|| model.parameters())
     }
 
-    /// Bytes that a replica's engine takes, in full precision and with all activations kept.
+    /// Bytes that a replica's engine takes with all activations kept.
     #[must_use]
     pub fn training_memory_bytes(&self, model: &ModelConfig) -> u64 {
         let sequences = self.training.batch_sequences as usize;
-        let (length, kept, f32) = (self.model.context, Activations::Kept, Storage::F32);
+        let (length, kept, storage) =
+            (self.model.context, Activations::Kept, self.training.storage);
         match &self.lora {
-            Some(lora) => lora.training_memory_bytes(model, sequences, length, kept, f32),
-            None => model.training_memory_bytes(sequences, length, kept, f32),
+            Some(lora) => lora.training_memory_bytes(model, sequences, length, kept, storage),
+            None => model.training_memory_bytes(sequences, length, kept, storage),
         }
     }
 
@@ -453,6 +457,7 @@ impl TrainingSection {
             outer_lr,
             outer_momentum,
             codec: CodecName::Int4,
+            storage: Storage::F32,
             length: Length::Rounds(DEFAULT_ROUNDS),
             seed: 1,
         }
@@ -595,6 +600,7 @@ fn training(section: &Section<'_>, job: &JobFile) -> Result<TrainingSection, Job
     let fallback = if job.lora.is_some() { fallback.for_adapters() } else { fallback };
     let schedules = [("wsd", Schedule::Wsd), ("cosine", Schedule::Cosine)];
     let codecs = [("int4", CodecName::Int4), ("f32", CodecName::F32)];
+    let storages = [("f32", Storage::F32), ("bf16", Storage::Bf16)];
     Ok(TrainingSection {
         inner_steps,
         batch_sequences,
@@ -610,6 +616,7 @@ fn training(section: &Section<'_>, job: &JobFile) -> Result<TrainingSection, Job
         outer_lr: section.number("outer_lr", 0.01..=2.0, fallback.outer_lr)?,
         outer_momentum: section.course("outer_momentum", 0.0..=0.99, &fallback.outer_momentum)?,
         codec: section.choice("codec", &codecs, fallback.codec)?,
+        storage: section.choice("storage", &storages, fallback.storage)?,
         length,
         seed: section.count("seed", 0..=i64::MAX as u64, fallback.seed)?,
     })

@@ -105,7 +105,8 @@ impl Desk {
             Some(_) => Some(read_frozen(self.frozen.take(), config.parameters())?),
             None => None,
         };
-        let engine = build(start.engine, config, lora.as_ref().zip(base.as_deref()), threads)?;
+        let ways = (start.engine, start.storage, threads);
+        let engine = build(ways, config, lora.as_ref().zip(base.as_deref()))?;
         self.control.set_share(start.share);
         let can = engine.capabilities();
         let threads = u32::try_from(can.threads.max(1)).unwrap_or(1);
@@ -519,11 +520,11 @@ fn read_frozen(file: Option<OwnedFd>, parameters: usize) -> Result<Vec<f32>, Fai
 }
 
 /// Activations are computed again where keeping them would not fit this machine's free memory.
-fn activations_for(config: &ModelConfig, lora: Option<&Lora>) -> Activations {
-    let (kept, f32) = (Activations::Kept, Storage::F32);
+fn activations_for(config: &ModelConfig, lora: Option<&Lora>, storage: Storage) -> Activations {
+    let kept = Activations::Kept;
     let needed = match lora {
-        Some(lora) => lora.training_memory_bytes(config, 1, config.context, kept, f32),
-        None => config.training_memory_bytes(1, config.context, kept, f32),
+        Some(lora) => lora.training_memory_bytes(config, 1, config.context, kept, storage),
+        None => config.training_memory_bytes(1, config.context, kept, storage),
     };
     match available_memory_bytes() {
         Some(available) if needed > available => Activations::Recomputed,
@@ -540,16 +541,15 @@ pub fn available_memory_bytes() -> Option<u64> {
 }
 
 fn build(
-    kind: EngineKind,
+    (kind, storage, threads): (EngineKind, Storage, usize),
     config: ModelConfig,
     adapted: Option<(&Lora, &[f32])>,
-    threads: usize,
 ) -> Result<Box<dyn Engine>, Failure> {
     let failed = |error| failure(&error);
     Ok(match kind {
         EngineKind::Fast => {
-            let activations = activations_for(&config, adapted.map(|(lora, _)| lora));
-            let settings = Settings { threads, activations, ..Settings::default() };
+            let activations = activations_for(&config, adapted.map(|(lora, _)| lora), storage);
+            let settings = Settings { threads, activations, storage, ..Settings::default() };
             let engine = match adapted {
                 Some((lora, base)) => Fast::adapted(config, lora, base, &settings),
                 None => Fast::with(config, &settings),

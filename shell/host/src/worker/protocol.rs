@@ -11,6 +11,7 @@ use std::io::{self, Read};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use suanli_engine::Storage;
 
 use super::memory::{Layout, TokenRange};
 
@@ -149,6 +150,8 @@ pub struct Start {
     pub adapters_json: Option<String>,
     /// Which implementation.
     pub engine: EngineKind,
+    /// How it holds matrices and activations.
+    pub storage: Storage,
     /// Threads it computes on.
     pub threads: u16,
     /// The owner's limit at the beginning.

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use suanli_engine::{Lora, ModelConfig};
+use suanli_engine::{Lora, ModelConfig, Storage};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -52,6 +52,8 @@ pub struct WorkerSpec {
     pub model: ModelConfig,
     /// Which implementation of the engine.
     pub engine: EngineKind,
+    /// How it holds matrices and activations: part of the numeric class.
+    pub storage: Storage,
     /// Threads it computes on.
     pub threads: u16,
     /// The owner's limit at the beginning.
@@ -78,7 +80,17 @@ impl WorkerSpec {
     pub fn new(model: ModelConfig, layout: Layout) -> Self {
         let args = vec!["worker".into()];
         let engine = EngineKind::Fast;
-        Self { args, model, engine, threads: 1, share: ShareOfCpu::WHOLE, layout, adapters: None }
+        let storage = Storage::F32;
+        Self {
+            args,
+            model,
+            engine,
+            storage,
+            threads: 1,
+            share: ShareOfCpu::WHOLE,
+            layout,
+            adapters: None,
+        }
     }
 }
 
@@ -477,6 +489,7 @@ fn launch(inner: &Arc<Inner>, exe: &PathBuf, spec: &WorkerSpec) -> Result<Ends, 
         model_json,
         adapters_json,
         engine: spec.engine,
+        storage: spec.storage,
         threads: spec.threads,
         share: told.share,
         layout: spec.layout,

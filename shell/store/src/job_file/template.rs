@@ -1,6 +1,6 @@
 //! Writes a job file with a comment for every key: what `train --example` prints.
 
-use suanli_engine::Lora;
+use suanli_engine::{Lora, Storage};
 
 use super::{CodecName, JobFile, Length, SHORT_RUN_ROUNDS, Schedule, TokenizerKind};
 
@@ -118,6 +118,10 @@ fn training(job: &JobFile) -> String {
         CodecName::Int4 => "int4",
         CodecName::F32 => "f32",
     };
+    let storage = match t.storage {
+        Storage::F32 => "f32",
+        Storage::Bf16 => "bf16",
+    };
     let length = match t.length {
         Length::Rounds(rounds) => {
             format!("rounds = {rounds}  # or: tokens = ..., committed by all replicas together")
@@ -145,6 +149,7 @@ fn training(job: &JobFile) -> String {
          outer_lr = {:?}\n\
          outer_momentum = {:?}  # one number, or several from the first to the last round\n\
          codec = \"{codec}\"  # how updates travel: \"int4\", or \"f32\" to compare with\n\
+         storage = \"{storage}\"  # matrices and activations: \"f32\", or \"bf16\" in less memory\n\
          seed = {}\n",
         t.inner_steps,
         t.batch_sequences,

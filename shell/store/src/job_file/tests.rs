@@ -225,6 +225,18 @@ fn a_checkpoint_that_cannot_be_used_is_named_with_its_line() {
 }
 
 #[test]
+fn members_may_hold_matrices_in_less_memory() {
+    let parse = |text: &str| JobFile::parse(&format!("{PATHS}[training]\nstorage = {text}\n"));
+    let (full, half) = (parse("\"f32\"").unwrap(), parse("\"bf16\"").unwrap());
+    assert_eq!(full, JobFile::parse(PATHS).unwrap());
+    let bytes = |job: &JobFile| job.training_memory_bytes(&job.model_config(256));
+    assert!(bytes(&half) < bytes(&full));
+    assert_eq!(JobFile::parse(&half.to_toml()).unwrap(), half);
+    let error = parse("\"f16\"").unwrap_err().to_string();
+    assert!(error.contains("expected \"f32\" or \"bf16\", found \"f16\""), "{error}");
+}
+
+#[test]
 fn a_section_of_adapters_freezes_the_checkpoint() {
     let folder = checkpoint();
     let parse = |more: &str| {
