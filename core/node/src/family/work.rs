@@ -85,7 +85,8 @@ pub enum Work {
         /// How many parameters it has.
         parameters: u64,
     },
-    /// Get ready for a job, whose frozen model is here if it has one: read its model, start an engine; answer [`Done::Loaded`].
+    /// Get ready for a job, whose frozen model is here if it has one: read its model, start an
+    /// engine; answer [`Done::Loaded`].
     Load {
         /// The job.
         job: JobId,

@@ -87,6 +87,11 @@ impl Shared {
     }
 }
 
+/// Whoever held it before left it whole: every change ends in a state on disk.
+fn held(frozen: &Mutex<Frozen>) -> std::sync::MutexGuard<'_, Frozen> {
+    frozen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn share_of(per_mille: u16) -> ShareOfCpu {
     ShareOfCpu::new(per_mille.min(1000)).unwrap_or(ShareOfCpu::WHOLE)
 }
@@ -102,7 +107,7 @@ pub(super) struct Program {
 /// The task's state.
 pub(super) struct Bulk {
     keep: Keep,
-    frozen: Frozen,
+    frozen: Arc<Mutex<Frozen>>,
     program: Program,
     shared: Arc<Shared>,
     done: mpsc::UnboundedSender<Done>,
@@ -134,6 +139,7 @@ impl Bulk {
         shared: Arc<Shared>,
         done: mpsc::UnboundedSender<Done>,
     ) -> Self {
+        let frozen = Arc::new(Mutex::new(frozen));
         Self { keep, frozen, program, shared, done, open: None }
     }
 
@@ -152,10 +158,7 @@ impl Bulk {
     async fn perform(&mut self, work: Work) {
         match work {
             Work::Find { job, root, parameters } => {
-                let chunks = self.frozen.find(root, parameters).unwrap_or_else(|error| {
-                    eprintln!("suanli: the frozen model cannot be kept: {error}");
-                    0
-                });
+                let chunks = self.find(root, parameters).await;
                 self.report(Done::Found { job, chunks });
             }
             Work::Load { job, spec } => {
@@ -210,6 +213,17 @@ impl Bulk {
         }
     }
 
+    /// Looks for a frozen model; to hash it may take seconds.
+    async fn find(&self, root: Hash, parameters: u64) -> u32 {
+        let frozen = Arc::clone(&self.frozen);
+        let look = move || held(&frozen).find(root, parameters).map_err(|error| error.to_string());
+        let found = tokio::task::spawn_blocking(look).await;
+        found.map_err(|error| error.to_string()).flatten().unwrap_or_else(|error| {
+            eprintln!("suanli: the frozen model cannot be kept: {error}");
+            0
+        })
+    }
+
     async fn load(&mut self, job: JobId, spec: JobSpec) -> Outcome<Hash> {
         self.open = None;
         *self.shared.link() = None;
@@ -219,7 +233,8 @@ impl Bulk {
         let longest = u64::from(training.inner_steps) * STEPS_SPREAD_MAX;
         let words =
             longest * u64::from(training.batch_sequences) * u64::from(spec.data.sample_tokens);
-        let frozen = || self.frozen.path(spec.frozen.as_ref().map_or(Hash::ZERO, |f| f.root));
+        let frozen =
+            || held(&self.frozen).path(spec.frozen.as_ref().map_or(Hash::ZERO, |f| f.root));
         let length = spec.data.sample_tokens as usize - 1;
         let mut worker_spec = trainable.worker(length, words, frozen);
         worker_spec.args.clone_from(&self.program.args);
@@ -256,7 +271,7 @@ impl Bulk {
     fn keep_chunk(&mut self, target: Target, offset: u64, bytes: Bytes, total: u64) {
         if let Target::Frozen(root) = target {
             // What is not on disk is missing when it is looked for again.
-            if let Err(error) = self.frozen.keep(root, offset, bytes) {
+            if let Err(error) = held(&self.frozen).keep(root, offset, bytes) {
                 eprintln!("suanli: the frozen model cannot be kept: {error}");
             }
             return;
