@@ -14,7 +14,7 @@ const AGAINST_GEMM_MIN: f64 = 0.95;
 /// a square.
 const SHAPES: [[usize; 3]; 5] =
     [[2048, 2048, 384], [2048, 384, 1024], [2048, 4096, 384], [1024, 2304, 768], [960, 960, 960]];
-const TURNS: usize = 9;
+const TURNS: usize = 25;
 /// Multiply-adds that the units' own speed is measured with, a thread.
 const PEAK: u64 = 1 << 31;
 
