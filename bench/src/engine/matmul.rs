@@ -15,6 +15,7 @@ const AGAINST_GEMM_MIN: f64 = 0.95;
 const SHAPES: [[usize; 3]; 5] =
     [[2048, 2048, 384], [2048, 384, 1024], [2048, 4096, 384], [1024, 2304, 768], [960, 960, 960]];
 const TURNS: usize = 25;
+const THREADS: usize = 2;
 /// Multiply-adds that the units' own speed is measured with, a thread.
 const PEAK: u64 = 1 << 31;
 
@@ -29,7 +30,7 @@ pub(super) fn row() -> RowSpec {
 fn measure(session: &mut Session) -> Result<Vec<Row>> {
     let short = session.length() == Length::Short;
     let turns = if short { 3 } else { TURNS };
-    let mut matmul = Matmul::new(KernelChoice::Best, 1)?;
+    let mut matmul = Matmul::new(KernelChoice::Best, THREADS)?;
     let mut random = Random::new(1);
     let (mut shares, mut ratios, mut notes) = (Vec::new(), Vec::new(), Vec::new());
     for shape @ [m, n, k] in SHAPES {
@@ -89,7 +90,7 @@ fn other([m, n, k]: [usize; 3], a: &[f32], b: &[f32], c: &mut [f32]) {
             false,
             false,
             false,
-            gemm::Parallelism::None,
+            gemm::Parallelism::Rayon(THREADS),
         );
     }
 }
