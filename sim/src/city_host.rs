@@ -284,8 +284,8 @@ impl CityHost {
     /// The work takes place; a full disk puts it off where the node has no word for failure.
     fn perform(&mut self, cx: &mut Context<'_>, work: Work) -> Result<(), Stop> {
         let outcome = match &work {
-            Work::Read { conn, token, source, offset, length } => {
-                let bytes = self.read(cx, *source, *offset, *length);
+            Work::Read { conn, token, source, runs, .. } => {
+                let bytes = self.read(cx, *source, runs);
                 Ok(Done::Read { conn: *conn, token: *token, bytes })
             }
             Work::Store { root, info } => self.store(cx, *root, info.clone()),
@@ -318,7 +318,7 @@ impl CityHost {
         }
     }
 
-    fn read(&self, cx: &Context<'_>, source: Source, offset: u64, length: u32) -> Option<Bytes> {
+    fn read(&self, cx: &Context<'_>, source: Source, runs: &[(u64, u32)]) -> Option<Bytes> {
         let path = match source {
             Source::Blob(blob) => blob_path(blob),
             Source::Content(root) => format!("content/{root}"),
@@ -327,9 +327,12 @@ impl CityHost {
                 return Some(Bytes::from(spec.to_bytes()));
             }
         };
-        let start = to_usize(offset);
-        let bytes = cx.disk.read(&path)?.get(start..start + length as usize)?;
-        Some(Bytes::copy_from_slice(bytes))
+        let bytes = cx.disk.read(&path)?;
+        let run = |(offset, length): &(u64, u32)| {
+            bytes.get(to_usize(*offset)..to_usize(*offset) + *length as usize)
+        };
+        let packed: Option<Vec<&[u8]>> = runs.iter().map(run).collect();
+        Some(packed?.concat().into())
     }
 
     fn store(

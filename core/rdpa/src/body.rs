@@ -1,8 +1,8 @@
 //! The bodies of control frames: postcard, nothing left over, counts checked after a length that the
 //! frame has bounded already.
 
-use crate::limits::{ERROR_TEXT_BYTES_MAX, IMMEDIATE_BYTES_MAX, READ_CHUNKS_MAX};
-use crate::{RegionName, Violation};
+use crate::limits::{ERROR_TEXT_BYTES_MAX, IMMEDIATE_BYTES_MAX, READ_CHUNKS_MAX, SPANS_MAX};
+use crate::{RegionName, Span, Violation};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -11,6 +11,22 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub(crate) struct NotifyBody {
     pub(crate) region: RegionName,
     pub(crate) immediate: Vec<u8>,
+}
+
+/// The body of READ_RANGES: what to pack, and which pieces of the answer are wanted; none for all.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct RangesBody {
+    pub(crate) spans: Vec<Span>,
+    pub(crate) pieces: Vec<u32>,
+}
+
+pub(crate) fn decode_ranges(bytes: &[u8]) -> Result<RangesBody, Violation> {
+    let body: RangesBody = decode("READ_RANGES", bytes)?;
+    if body.spans.len() <= SPANS_MAX && body.pieces.is_sorted_by(|a, b| a < b) {
+        Ok(body)
+    } else {
+        Err(Violation::Body { what: "READ_RANGES" })
+    }
 }
 
 pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {

@@ -36,10 +36,14 @@ pub enum Code {
     Version = 13,
     /// The responder cannot go on (full disk, shutting down): try elsewhere or later.
     Unavailable = 14,
+    /// The responder does not offer this verb, or not on this region.
+    Unsupported = 15,
+    /// The grant's bytes are used up, or come faster than it allows.
+    OverBudget = 16,
 }
 
 impl Code {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 16] = [
         Self::Unauthorised,
         Self::NoSuchRegion,
         Self::VersionGone,
@@ -54,6 +58,8 @@ impl Code {
         Self::Conflict,
         Self::Version,
         Self::Unavailable,
+        Self::Unsupported,
+        Self::OverBudget,
     ];
 
     /// The number on the wire; never 0.
@@ -97,6 +103,8 @@ impl core::fmt::Display for Code {
             Self::Conflict => "conflict",
             Self::Version => "no protocol version in common",
             Self::Unavailable => "not available now",
+            Self::Unsupported => "not offered here",
+            Self::OverBudget => "more than the grant allows",
         })
     }
 }
@@ -111,6 +119,6 @@ mod tests {
             assert_eq!(Code::from_wire(code.to_wire()), Some(code));
         }
         assert_eq!(Code::from_wire(0), None);
-        assert_eq!(Code::from_wire(15), None);
+        assert_eq!(Code::from_wire(17), None);
     }
 }

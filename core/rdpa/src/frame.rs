@@ -1,13 +1,14 @@
 //! Frames: a fixed header of 64 bytes, little-endian, and a payload of at most 4 MiB.
 //!
-//! Layout in `docs/spec/rdpa.md`, frozen by `docs/spec/vectors/rdpa-*.hex`. The header holds the
-//! first 16 bytes of the payload's BLAKE3 hash; a frame that was received is known to match it, and
-//! keeps the whole hash, so that nobody hashes a chunk twice.
+//! Layout in `docs/spec/rdpa.md`, frozen by `docs/spec/vectors/rdpa-*.hex`. The header may hold the
+//! first 16 bytes of the payload's BLAKE3 hash; a frame that was received with it is known to match
+//! it, and keeps the whole hash, so that nobody hashes a chunk twice.
 
-use crate::Code;
 use crate::limits::{
-    CONTROL_BYTES_MAX, HELLO_BYTES_MAX, PAYLOAD_BYTES_MAX, PROTOCOL_VERSION, SEND_BYTES_MAX,
+    CONTROL_BYTES_MAX, FRAME_FORMAT, HELLO_BYTES_MAX, PAYLOAD_BYTES_MAX, RANGES_BODY_BYTES_MAX,
+    SEND_BYTES_MAX,
 };
+use crate::{Code, Level};
 use bytes::{Buf as _, Bytes, BytesMut};
 use suanli_base::{Fault, Hash};
 use zerocopy::little_endian::{U16, U32, U64};
@@ -19,6 +20,9 @@ const MAGIC: [u8; 4] = *b"RDPA";
 const GROWTH_BYTES: usize = 64 << 10;
 const SMALL_BYTES: usize = 4 << 10;
 const FLAG_REPLY: u16 = 1;
+const FLAG_UNHASHED: u16 = 2;
+const LEVEL_SHIFT: u32 = 2;
+const FLAGS_KNOWN: u16 = 0b1111;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
@@ -69,10 +73,25 @@ pub enum Opcode {
     Cancel = 12,
     /// Are you there; its reply is PONG.
     Ping = 13,
+    /// Bytes of a region as ranges; each reply is a piece.
+    ReadRanges = 14,
+    /// Name to the handle of a region of 64-bit cells.
+    OpenCells = 15,
+    /// Compare and swap of one cell.
+    Cas = 16,
+    /// Add to one cell.
+    FetchAdd = 17,
+    /// Answered when everything asked before is done and as safe as wished.
+    Fence = 18,
+    /// What the responder has and how the session fares.
+    Stat = 19,
+    /// Ends the grants below an epoch.
+    Revoke = 20,
 }
 
 impl Opcode {
-    const ALL: [Self; 13] = [
+    /// Every opcode, in the order of their numbers.
+    pub const ALL: [Self; 20] = [
         Self::Hello,
         Self::Open,
         Self::OpenStage,
@@ -86,6 +105,13 @@ impl Opcode {
         Self::Notify,
         Self::Cancel,
         Self::Ping,
+        Self::ReadRanges,
+        Self::OpenCells,
+        Self::Cas,
+        Self::FetchAdd,
+        Self::Fence,
+        Self::Stat,
+        Self::Revoke,
     ];
 
     fn from_wire(number: u8) -> Option<Self> {
@@ -98,9 +124,11 @@ impl Opcode {
         match (self, direction) {
             (Self::Hello, Direction::Request) => HELLO_BYTES_MAX,
             (Self::Write | Self::Accumulate, Direction::Request)
-            | (Self::Open | Self::Read | Self::ReadIfChanged, Direction::Reply) => {
-                PAYLOAD_BYTES_MAX
-            }
+            | (
+                Self::Open | Self::Read | Self::ReadIfChanged | Self::ReadRanges,
+                Direction::Reply,
+            ) => PAYLOAD_BYTES_MAX,
+            (Self::ReadRanges, Direction::Request) => RANGES_BODY_BYTES_MAX,
             (Self::Send, Direction::Request) => SEND_BYTES_MAX,
             // A bitmap of CHUNKS_MAX chunks as variable-length integers.
             (Self::OpenStage, Direction::Reply) => 32 << 10,
@@ -129,6 +157,8 @@ pub struct Header {
     pub direction: Direction,
     /// In replies: why it was refused, if it was.
     pub status: Option<Code>,
+    /// In requests how safe the effect is to be before the reply, in replies how safe it is.
+    pub level: Option<Level>,
     /// The request, numbered by the side that asks.
     pub request: u64,
     /// The handle of the region, 0 where there is none.
@@ -143,16 +173,59 @@ impl Header {
     /// A header with zeros but for what is given.
     #[must_use]
     pub const fn new(opcode: Opcode, direction: Direction, request: u64) -> Self {
-        Self { opcode, direction, status: None, request, handle: 0, version: 0, offset: 0 }
+        let (status, level) = (None, None);
+        Self { opcode, direction, status, level, request, handle: 0, version: 0, offset: 0 }
     }
 }
 
-/// One frame whose payload is known to match its header.
+/// One frame whose payload is known to match its header, if that holds a hash.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Frame {
     header: Header,
     payload: Bytes,
-    digest: Hash,
+    digest: Option<Hash>,
+}
+
+/// What a header says before its payload has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announced {
+    /// The header.
+    pub header: Header,
+    /// Length of the payload; within the bound of its kind.
+    pub payload_bytes: usize,
+    /// The beginning of the payload's hash, if the sender gave it.
+    pub hash: Option<[u8; 16]>,
+}
+
+impl Announced {
+    /// Reads a header. Every field but the payload's own content is checked here, before anything is
+    /// allocated.
+    ///
+    /// # Errors
+    /// [`FrameError`] that says what is wrong.
+    pub fn read(bytes: &[u8; HEADER_BYTES]) -> Result<Self, FrameError> {
+        read_header(bytes)
+    }
+
+    /// Makes the frame of this header and the payload that came after it.
+    ///
+    /// # Errors
+    /// [`FrameError::Hash`] when the payload is another one.
+    pub fn frame(self, payload: Bytes) -> Result<Frame, FrameError> {
+        checked(self, payload)
+    }
+
+    /// Whether a payload with this digest is the announced one.
+    ///
+    /// # Errors
+    /// [`FrameError::Hash`] when it is not.
+    pub fn check(&self, digest: &Hash) -> Result<(), FrameError> {
+        let Header { opcode, request, .. } = self.header;
+        match self.hash {
+            Some(hash) if truncated(digest) != hash => Err(FrameError::Hash { opcode, request }),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl core::fmt::Debug for Frame {
@@ -174,7 +247,7 @@ pub enum FrameError {
         found: [u8; 4],
     },
     /// Another version of the format.
-    #[error("expected frame format {PROTOCOL_VERSION}, found {found}; one side needs an update")]
+    #[error("expected frame format {FRAME_FORMAT}, found {found}; one side needs an update")]
     Version {
         /// The version found.
         found: u8,
@@ -230,7 +303,7 @@ impl FrameError {
 }
 
 impl Frame {
-    /// A frame to send.
+    /// A frame to send, with the hash of its payload.
     ///
     /// # Panics
     /// When the payload is longer than its kind may be: the caller checks first.
@@ -238,6 +311,15 @@ impl Frame {
     pub fn new(header: Header, payload: Bytes) -> Self {
         let digest = Hash::of(&payload);
         Self::with_digest(header, payload, digest)
+    }
+
+    /// A frame to send without the hash of its payload.
+    ///
+    /// # Panics
+    /// When the payload is longer than its kind may be: the caller checks first.
+    #[must_use]
+    pub fn unhashed(header: Header, payload: Bytes) -> Self {
+        Self { digest: None, ..Self::with_digest(header, payload, Hash::ZERO) }
     }
 
     /// A frame to send whose payload's hash is known already.
@@ -248,7 +330,7 @@ impl Frame {
     pub fn with_digest(header: Header, payload: Bytes, digest: Hash) -> Self {
         let max = header.opcode.payload_bytes_max(header.direction) as usize;
         assert!(payload.len() <= max, "{:?}: {} of {max} bytes", header.opcode, payload.len());
-        Self { header, payload, digest }
+        Self { header, payload, digest: Some(digest) }
     }
 
     /// What it is about.
@@ -263,10 +345,10 @@ impl Frame {
         &self.payload
     }
 
-    /// The BLAKE3 hash of the payload.
+    /// The BLAKE3 hash of the payload; computed now when it did not travel.
     #[must_use]
-    pub const fn digest(&self) -> Hash {
-        self.digest
+    pub fn digest(&self) -> Hash {
+        self.digest.unwrap_or_else(|| Hash::of(&self.payload))
     }
 
     /// Header and payload together, in bytes on the wire.
@@ -281,7 +363,7 @@ impl Frame {
         matches!(
             (self.header.opcode, self.header.direction),
             (Opcode::Write | Opcode::Accumulate, Direction::Request)
-                | (Opcode::Read, Direction::Reply)
+                | (Opcode::Read | Opcode::ReadRanges, Direction::Reply)
         ) && self.header.status.is_none()
     }
 
@@ -292,10 +374,13 @@ impl Frame {
     #[must_use]
     pub fn header_bytes(&self) -> [u8; HEADER_BYTES] {
         let header = &self.header;
-        let flags = if header.direction == Direction::Reply { FLAG_REPLY } else { 0 };
+        let reply = if header.direction == Direction::Reply { FLAG_REPLY } else { 0 };
+        let unhashed = if self.digest.is_none() { FLAG_UNHASHED } else { 0 };
+        let level = header.level.map_or(0, Level::to_wire) << LEVEL_SHIFT;
+        let flags = reply | unhashed | level;
         let wire = WireHeader {
             magic: MAGIC,
-            version: PROTOCOL_VERSION,
+            version: FRAME_FORMAT,
             opcode: header.opcode as u8,
             flags: flags.into(),
             status: header.status.map_or(0, Code::to_wire).into(),
@@ -305,7 +390,7 @@ impl Frame {
             handle: header.handle.into(),
             region_version: header.version.into(),
             offset: header.offset.into(),
-            hash: truncated(&self.digest),
+            hash: self.digest.as_ref().map_or([0; 16], truncated),
         };
         zerocopy::transmute!(wire)
     }
@@ -326,12 +411,12 @@ impl Frame {
     pub fn from_bytes(bytes: Bytes) -> Result<Self, FrameError> {
         let found = bytes.len();
         let short = FrameError::Length { expected: HEADER_BYTES, found };
-        let (header, length, hash) = read_header(bytes.first_chunk().ok_or(short)?)?;
-        let expected = HEADER_BYTES + length;
+        let announced = read_header(bytes.first_chunk().ok_or(short)?)?;
+        let expected = HEADER_BYTES + announced.payload_bytes;
         if found != expected {
             return Err(FrameError::Length { expected, found });
         }
-        checked(header, bytes.slice(HEADER_BYTES..), hash)
+        checked(announced, bytes.slice(HEADER_BYTES..))
     }
 }
 
@@ -339,29 +424,29 @@ fn truncated(digest: &Hash) -> [u8; 16] {
     digest.0[..16].try_into().expect("16 of 32 bytes")
 }
 
-fn checked(header: Header, payload: Bytes, hash: [u8; 16]) -> Result<Frame, FrameError> {
-    let digest = Hash::of(&payload);
-    if truncated(&digest) != hash {
-        return Err(FrameError::Hash { opcode: header.opcode, request: header.request });
+fn checked(announced: Announced, payload: Bytes) -> Result<Frame, FrameError> {
+    let header = announced.header;
+    let digest = announced.hash.map(|_| Hash::of(&payload));
+    if let Some(digest) = &digest {
+        announced.check(digest)?;
     }
     Ok(Frame { header, payload, digest })
 }
 
-/// Every field but the payload's own content is checked here, before anything is allocated.
-fn read_header(bytes: &[u8; HEADER_BYTES]) -> Result<(Header, usize, [u8; 16]), FrameError> {
+fn read_header(bytes: &[u8; HEADER_BYTES]) -> Result<Announced, FrameError> {
     let wire: WireHeader = zerocopy::transmute!(*bytes);
     if wire.magic != MAGIC {
         return Err(FrameError::Magic { found: wire.magic });
     }
-    if wire.version != PROTOCOL_VERSION {
+    if wire.version != FRAME_FORMAT {
         return Err(FrameError::Version { found: wire.version });
     }
     let opcode = Opcode::from_wire(wire.opcode).ok_or(FrameError::Opcode { found: wire.opcode })?;
-    let direction = match wire.flags.get() {
-        0 => Direction::Request,
-        FLAG_REPLY => Direction::Reply,
-        found => return Err(FrameError::Field { field: "flags", found }),
-    };
+    let flags = wire.flags.get();
+    if flags & !FLAGS_KNOWN != 0 {
+        return Err(FrameError::Field { field: "flags", found: flags });
+    }
+    let direction = if flags & FLAG_REPLY == 0 { Direction::Request } else { Direction::Reply };
     let status = match (wire.status.get(), direction) {
         (0, _) => None,
         (found, Direction::Request) => return Err(FrameError::Field { field: "status", found }),
@@ -372,6 +457,14 @@ fn read_header(bytes: &[u8; HEADER_BYTES]) -> Result<(Header, usize, [u8; 16]), 
     if wire.reserved.get() != 0 {
         return Err(FrameError::Field { field: "reserved", found: wire.reserved.get() });
     }
+    let hash = match (flags & FLAG_UNHASHED == 0, wire.hash) {
+        (true, hash) => Some(hash),
+        (false, hash) if hash == [0; 16] => None,
+        (false, hash) => {
+            let found = u16::from_le_bytes([hash[0], hash[1]]);
+            return Err(FrameError::Field { field: "hash", found });
+        }
+    };
     let (found, max) = (wire.length.get(), opcode.payload_bytes_max(direction));
     if found > max {
         return Err(FrameError::TooLarge { opcode, found, max });
@@ -380,12 +473,14 @@ fn read_header(bytes: &[u8; HEADER_BYTES]) -> Result<(Header, usize, [u8; 16]), 
         opcode,
         direction,
         status,
+        level: Level::from_wire(flags >> LEVEL_SHIFT),
         request: wire.request.get(),
         handle: wire.handle.get(),
         version: wire.region_version.get(),
         offset: wire.offset.get(),
     };
-    Ok((header, usize::try_from(found).expect("at most 4 MiB"), wire.hash))
+    let payload_bytes = usize::try_from(found).expect("at most 4 MiB");
+    Ok(Announced { header, payload_bytes, hash })
 }
 
 /// Cuts a stream of bytes into frames. It holds at most one frame that is not complete, plus what
@@ -437,7 +532,8 @@ impl Decoder {
 
     fn cut(&mut self) -> Result<Option<Frame>, FrameError> {
         let Some(bytes) = self.buffer.first_chunk() else { return Ok(None) };
-        let (header, length, hash) = read_header(bytes)?;
+        let announced = read_header(bytes)?;
+        let length = announced.payload_bytes;
         let whole = HEADER_BYTES + length;
         if self.buffer.len() < whole {
             // Memory follows the bytes that have really come: at most doubling, never the length that
@@ -451,6 +547,6 @@ impl Decoder {
         // A small payload is copied out, so that it does not keep a whole read buffer alive.
         let small = length <= SMALL_BYTES;
         let payload = if small { Bytes::copy_from_slice(&frame) } else { frame.freeze() };
-        checked(header, payload, hash).map(Some)
+        checked(announced, payload).map(Some)
     }
 }

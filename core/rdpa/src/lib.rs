@@ -20,18 +20,20 @@ pub mod limits;
 mod message;
 mod region;
 mod session;
+mod span;
 mod transfer;
 
 pub use code::Code;
-pub use frame::{Decoder, Direction, Frame, FrameError, HEADER_BYTES, Header, Opcode};
+pub use frame::{Announced, Decoder, Direction, Frame, FrameError, HEADER_BYTES, Header, Opcode};
 pub use limits::{Limits, PeerLimits};
 pub use message::{
-    Answer, Handle, Hello, Op, Reply, Request, RequestId, ResponderToken, StageInfo, StageKind,
-    Welcome,
+    Answer, Handle, Hello, Level, Op, RegionStat, Reply, Request, RequestId, ResponderToken,
+    SessionStat, StageInfo, StageKind, Stat, Welcome,
 };
 pub use region::{
     BadChunkSet, BadRegionName, ChunkSet, Incomplete, NoSuchChunk, Placement, RegionError,
     RegionInfo, RegionName, Shape, Staging,
 };
-pub use session::{Event, Failure, Refused, Session, Side, Violation};
+pub use session::{Event, Failure, Landing, Place, Refused, Session, Side, Violation};
+pub use span::{Span, SpanError, check_spans, piece_count, piece_of, runs_of};
 pub use transfer::{Download, DownloadStep, TransferError, Upload, UploadStep};

@@ -1,10 +1,14 @@
 //! Every bound of the protocol in one place: those of the format, and those of a session.
 
+use crate::{Frame, Header};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use suanli_base::Duration;
 
-/// The protocol versions this code speaks.
-pub const PROTOCOL_VERSION: u8 = 1;
+/// The format of a frame's header.
+pub const FRAME_FORMAT: u8 = 1;
+/// The version of the protocol this code speaks: 2 brought ranges, cells, levels, FENCE, STAT, REVOKE.
+pub const PROTOCOL_VERSION: u8 = 2;
 /// Payload bytes of a frame.
 pub const PAYLOAD_BYTES_MAX: u32 = 4 << 20;
 /// Length of a chunk: it travels in one frame.
@@ -21,6 +25,18 @@ pub const SEND_BYTES_MAX: u32 = 64 << 10;
 pub const IMMEDIATE_BYTES_MAX: usize = 1 << 10;
 /// Chunks of one READ.
 pub const READ_CHUNKS_MAX: usize = 64;
+/// Spans of one READ_RANGES.
+pub const SPANS_MAX: usize = 1024;
+/// Runs of one READ_RANGES, all spans together: what gathering costs a holder is bounded.
+pub const RUNS_MAX: u64 = 1 << 20;
+/// Bytes that one READ_RANGES may ask for in all.
+pub const RANGES_BYTES_MAX: u64 = 64 << 20;
+/// The reply to READ_RANGES comes in pieces of this length, the last one shorter.
+pub const PIECE_BYTES: u32 = 256 << 10;
+/// Cells of a region of cells.
+pub const CELLS_MAX: u32 = 1 << 20;
+/// Bytes of a READ_RANGES request: its spans and the pieces that are missing, as postcard.
+pub const RANGES_BODY_BYTES_MAX: u32 = 40 << 10;
 /// Characters of a region's name.
 pub const REGION_NAME_CHARS_MAX: usize = 160;
 /// Bytes of the text of an error.
@@ -42,6 +58,9 @@ pub struct Limits {
     pub handles_max: usize,
     /// Subscriptions of the peer.
     pub subscriptions_max: usize,
+    /// Whether our frames carry the hash of their payload. A link that authenticates every byte (TLS,
+    /// QUIC) guards against damage already, and chunks are held against the region's hashes anyway.
+    pub frame_hashes: bool,
     /// Bulk bytes of ours on their way without an answer, and bulk bytes of the peer's READs that we
     /// have asked our own side for or hold for sending.
     pub bulk_window_bytes: u64,
@@ -62,6 +81,15 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// A frame of ours, hashed or not as this session does.
+    pub(crate) fn frame(&self, header: Header, payload: Bytes) -> Frame {
+        if self.frame_hashes {
+            Frame::new(header, payload)
+        } else {
+            Frame::unhashed(header, payload)
+        }
+    }
+
     /// For a link that neither loses nor reorders (TCP): an answer that is late is being worked on,
     /// so waits are long and retries a safety net only.
     #[must_use]
@@ -71,6 +99,7 @@ impl Limits {
             serving_max: 256,
             handles_max: 1024,
             subscriptions_max: 256,
+            frame_hashes: false,
             bulk_window_bytes: 4 << 20,
             retry_first: Duration(20_000),
             retry_bulk_first: Duration(60_000),
@@ -86,6 +115,7 @@ impl Limits {
     #[must_use]
     pub const fn lossy() -> Self {
         Self {
+            frame_hashes: true,
             retry_first: Duration(300),
             retry_bulk_first: Duration(800),
             retry_max: Duration(5_000),

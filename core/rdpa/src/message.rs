@@ -4,7 +4,7 @@
 //! [`Reply`], and comes back to us as an [`Answer`].
 
 use crate::limits::PeerLimits;
-use crate::{ChunkSet, Code, Placement, RegionInfo, RegionName, Shape};
+use crate::{ChunkSet, Code, Placement, RegionInfo, RegionName, Shape, Span};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -42,6 +42,72 @@ pub struct Welcome {
     pub limits: PeerLimits,
     /// The accepting side's time, milliseconds since the Unix epoch: for showing clock offsets.
     pub time: Time,
+}
+
+/// How safe an effect is, or is to be, when the reply is given. Each holds what the one before holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[repr(u16)]
+pub enum Level {
+    /// It arrived whole and will be tried.
+    Accepted = 1,
+    /// It is in place: whoever looks finds it. It may be lost when the holder loses power.
+    Placed = 2,
+    /// It survives the loss of power of the holder.
+    Durable = 3,
+}
+
+impl Level {
+    pub(crate) const fn to_wire(self) -> u16 {
+        self as u16
+    }
+
+    pub(crate) const fn from_wire(bits: u16) -> Option<Self> {
+        match bits & 3 {
+            1 => Some(Self::Accepted),
+            2 => Some(Self::Placed),
+            3 => Some(Self::Durable),
+            _ => None,
+        }
+    }
+}
+
+/// What a holder tells about a region.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegionStat {
+    /// The newest version.
+    pub version: u64,
+    /// The oldest version that can still be read by whoever has it open.
+    pub oldest: u64,
+    /// Length and chunk length of the newest.
+    pub shape: Shape,
+    /// Its root.
+    pub root: Hash,
+    /// Bytes that versions other than the newest keep from being freed.
+    pub pinned_bytes: u64,
+}
+
+/// What a holder tells about this session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionStat {
+    /// Requests of the asking side that were taken in.
+    pub requests: u64,
+    /// Requests that are being served now.
+    pub serving: u32,
+    /// Payload bytes sent to the asking side.
+    pub bytes_sent: u64,
+    /// Payload bytes received from it.
+    pub bytes_received: u64,
+    /// The round trip that the holder last measured, in milliseconds.
+    pub rtt_ms: Option<u64>,
+}
+
+/// The answer to STAT.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stat {
+    /// This session as the holder sees it; filled in by the session itself.
+    pub session: SessionStat,
+    /// The region, if one was named and there is one.
+    pub region: Option<RegionStat>,
 }
 
 /// Why a staging area is opened.
@@ -120,6 +186,8 @@ pub enum Op {
         chunk: u32,
         /// Its bytes.
         bytes: Bytes,
+        /// How safe it is to be when the answer comes.
+        level: Level,
     },
     /// Stages one chunk of a contribution.
     Accumulate {
@@ -129,6 +197,8 @@ pub enum Op {
         chunk: u32,
         /// Its bytes.
         bytes: Bytes,
+        /// How safe it is to be when the answer comes.
+        level: Level,
     },
     /// Publishes a complete staged set as the version after `expected`.
     Commit {
@@ -146,6 +216,58 @@ pub enum Op {
     Subscribe {
         /// The region.
         region: RegionName,
+    },
+    /// Reads byte ranges of an opened version, packed; each piece arrives as its own
+    /// [`Event::Piece`](crate::Event::Piece). A piece is guarded by the link, not by the region's
+    /// hashes: for a holder that is trusted. [`Op::Read`] is for one that is not.
+    ReadRanges {
+        /// From [`Answer::Opened`].
+        handle: Handle,
+        /// Which bytes; see [`check_spans`](crate::check_spans).
+        spans: Vec<Span>,
+    },
+    /// Opens a region of 64-bit cells.
+    OpenCells {
+        /// The region.
+        region: RegionName,
+    },
+    /// Puts `new` into a cell if it holds `expected`; answered with what it held.
+    Cas {
+        /// From [`Answer::CellsOpened`].
+        handle: Handle,
+        /// Which cell.
+        cell: u32,
+        /// What it must hold.
+        expected: u64,
+        /// What it then holds.
+        new: u64,
+    },
+    /// Adds to a cell, wrapping around; answered with what it held.
+    FetchAdd {
+        /// From [`Answer::CellsOpened`].
+        handle: Handle,
+        /// Which cell.
+        cell: u32,
+        /// How much.
+        add: u64,
+    },
+    /// Orders: it is sent when all requests before it are answered, and requests behind it are sent
+    /// when it is answered. The answer says that all effects before it are as safe as `level`.
+    Fence {
+        /// How safe.
+        level: Level,
+    },
+    /// Asks how the session fares, and of a region.
+    Stat {
+        /// Of which region, if any.
+        region: Option<RegionName>,
+    },
+    /// Ends every grant below `epoch` on the regions that begin with `prefix`.
+    Revoke {
+        /// A region's name, or the beginning of several that ends with `/`; empty for all.
+        prefix: String,
+        /// Grants of a lower epoch end.
+        epoch: u64,
     },
 }
 
@@ -197,6 +319,8 @@ pub enum Request {
         hash: Hash,
         /// The chunk.
         bytes: Bytes,
+        /// How safe it is to be before the reply; nothing when the peer leaves that to us.
+        level: Option<Level>,
     },
     /// Reply [`Reply::Committed`].
     Commit {
@@ -218,6 +342,62 @@ pub enum Request {
         /// The region.
         region: RegionName,
     },
+    /// Reply [`Reply::Data`] with `len` bytes of the packed answer from `start` on; the spans were
+    /// checked against the version that was opened. See [`runs_of`](crate::runs_of).
+    ReadRanges {
+        /// The region.
+        region: RegionName,
+        /// The version that was opened.
+        version: u64,
+        /// What is packed.
+        spans: Arc<[Span]>,
+        /// Where the piece begins in the packed answer.
+        start: u64,
+        /// Its length.
+        len: u32,
+    },
+    /// Reply [`Reply::CellsOpened`].
+    OpenCells {
+        /// The region.
+        region: RegionName,
+    },
+    /// Reply [`Reply::Cell`] with what the cell held. It is handed over once per request.
+    Cas {
+        /// The region.
+        region: RegionName,
+        /// Which cell; it exists.
+        cell: u32,
+        /// What it must hold.
+        expected: u64,
+        /// What it then holds.
+        new: u64,
+    },
+    /// Reply [`Reply::Cell`] with what the cell held. It is handed over once per request.
+    FetchAdd {
+        /// The region.
+        region: RegionName,
+        /// Which cell; it exists.
+        cell: u32,
+        /// How much.
+        add: u64,
+    },
+    /// Reply [`Reply::Fenced`] when all that was answered before is this safe.
+    Fence {
+        /// How safe; nothing when the peer leaves that to us.
+        level: Option<Level>,
+    },
+    /// Reply [`Reply::Stat`].
+    Stat {
+        /// Of which region, if any.
+        region: Option<RegionName>,
+    },
+    /// Reply [`Reply::Revoked`].
+    Revoke {
+        /// A region's name, or the beginning of several.
+        prefix: String,
+        /// Grants of a lower epoch end.
+        epoch: u64,
+    },
 }
 
 /// Our reply to a [`Request`].
@@ -235,7 +415,12 @@ pub enum Reply {
     /// To READ: the chunk.
     Data(Bytes),
     /// To WRITE and ACCUMULATE.
-    Placed(Placement),
+    Placed {
+        /// What became of the chunk.
+        placement: Placement,
+        /// How safe it is.
+        level: Level,
+    },
     /// To COMMIT: the new version.
     Committed {
         /// The version published.
@@ -247,6 +432,31 @@ pub enum Reply {
     Subscribed {
         /// The version now; 0 for none yet.
         version: u64,
+    },
+    /// To OPEN_CELLS: how many there are.
+    CellsOpened {
+        /// 1 to [`CELLS_MAX`](crate::limits::CELLS_MAX).
+        count: u32,
+    },
+    /// To CAS and FETCH_ADD: what the cell held.
+    Cell {
+        /// Before the operation.
+        held: u64,
+    },
+    /// To FENCE.
+    Fenced {
+        /// How safe everything before is.
+        level: Level,
+    },
+    /// To STAT: of the region; the session adds its own part.
+    Stat {
+        /// What is known of the region, if one was named and is here.
+        region: Option<RegionStat>,
+    },
+    /// To REVOKE.
+    Revoked {
+        /// The epoch now in force.
+        epoch: u64,
     },
     /// To anything: refused.
     Error {
@@ -282,7 +492,12 @@ pub enum Answer {
     /// Every chunk of a READ has been handed over.
     ReadDone,
     /// A staged chunk is in place, or was.
-    Placed(Placement),
+    Placed {
+        /// What became of it.
+        placement: Placement,
+        /// How safe it is; nothing from a holder that does not tell.
+        level: Option<Level>,
+    },
     /// The staged set is now this version.
     Committed {
         /// The version published.
@@ -294,5 +509,29 @@ pub enum Answer {
     Subscribed {
         /// The version now; 0 for none yet.
         version: u64,
+    },
+    /// The cells are open.
+    CellsOpened {
+        /// For CAS and FETCH_ADD.
+        handle: Handle,
+        /// How many there are.
+        count: u32,
+    },
+    /// What a cell held before a CAS or FETCH_ADD.
+    Cell {
+        /// Before the operation.
+        held: u64,
+    },
+    /// Everything before the FENCE is this safe.
+    Fenced {
+        /// How safe.
+        level: Level,
+    },
+    /// How the session fares, and the region.
+    Stat(Stat),
+    /// Grants below this epoch have ended.
+    Revoked {
+        /// The epoch now in force.
+        epoch: u64,
     },
 }

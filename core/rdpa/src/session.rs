@@ -6,8 +6,8 @@ mod serving;
 
 use crate::limits::Limits;
 use crate::{
-    Answer, Code, Direction, Frame, FrameError, Handle, Header, Opcode, RegionName, Request,
-    RequestId, ResponderToken,
+    Announced, Answer, Code, Direction, Frame, FrameError, Handle, Header, Opcode, RegionName,
+    Request, RequestId, ResponderToken, SessionStat,
 };
 use asking::Asking;
 use bytes::Bytes;
@@ -46,6 +46,24 @@ pub enum Event {
         /// The chunk.
         bytes: Bytes,
     },
+    /// A piece of a READ_RANGES has arrived.
+    Piece {
+        /// Which READ_RANGES.
+        id: RequestId,
+        /// Of which opened region.
+        handle: Handle,
+        /// Where it begins in the packed answer.
+        start: u64,
+        /// The piece.
+        bytes: Bytes,
+    },
+    /// A chunk or piece has landed where the caller let it, see [`Session::landing`].
+    Landed {
+        /// Of which READ.
+        id: RequestId,
+        /// Which part of it.
+        place: Place,
+    },
     /// One of our requests failed; nothing more comes for it.
     Failed {
         /// Which.
@@ -80,6 +98,39 @@ pub enum Event {
         /// For how long.
         span: Duration,
     },
+}
+
+/// Which part of the answer to a READ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A chunk of a READ.
+    Chunk {
+        /// Of which opened region.
+        handle: Handle,
+        /// Which.
+        chunk: u32,
+    },
+    /// A piece of a READ_RANGES.
+    Piece {
+        /// Of which opened region.
+        handle: Handle,
+        /// Where it begins in the packed answer.
+        start: u64,
+    },
+}
+
+/// A payload that is waited for and may go straight to its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Landing {
+    /// Of which READ.
+    pub id: RequestId,
+    /// Which part of it.
+    pub place: Place,
+    /// Its length in bytes.
+    pub len: u32,
+    /// The hash it must have by the opened region; none for pieces.
+    pub expected: Option<Hash>,
+    announced: Announced,
 }
 
 /// Why a request of ours failed.
@@ -149,7 +200,10 @@ pub enum Refused {
         /// The bound.
         max: usize,
     },
-    /// The handle is unknown, or the chunk does not exist in what it stands for, has another length,
+    /// The spans of a READ_RANGES do not fit the opened region.
+    #[error(transparent)]
+    Spans(#[from] crate::SpanError),
+    /// The handle is unknown, or the chunk or cell does not exist in what it stands for, has another length,
     /// or is named twice.
     #[error("the handle is not open, or chunk {chunk} does not fit it")]
     BadChunk {
@@ -205,6 +259,8 @@ pub struct Session {
     asking: Asking,
     serving: Serving,
     pulse: Pulse,
+    /// Payload bytes and requests, for STAT.
+    tally: SessionStat,
 }
 
 /// Frames on their way out. Requests are queued by id, so that a cancelled or answered one vanishes.
@@ -261,6 +317,7 @@ impl Session {
             asking: Asking::new(random.fork(1)),
             serving: Serving::new(random.fork(2)),
             pulse: Pulse { began: now, heard: now, pinged: now, silent_told: false, rtt: None },
+            tally: SessionStat::default(),
         }
     }
 
@@ -281,8 +338,7 @@ impl Session {
     /// # Errors
     /// [`Violation`] when the peer broke the protocol: close the connection.
     pub fn handle_frame(&mut self, now: Time, frame: Frame) -> Result<(), Violation> {
-        self.pulse.heard = self.pulse.heard.max(now);
-        self.pulse.silent_told = false;
+        self.hear(now, frame.payload().len());
         match (frame.header().opcode, frame.header().direction) {
             (Opcode::Ping, Direction::Request) => self.pong(&frame),
             (Opcode::Ping, Direction::Reply) => {
@@ -295,10 +351,16 @@ impl Session {
         Ok(())
     }
 
+    fn hear(&mut self, now: Time, payload_bytes: usize) {
+        self.pulse.heard = self.pulse.heard.max(now);
+        self.pulse.silent_told = false;
+        self.tally.bytes_received += payload_bytes as u64;
+    }
+
     fn pong(&mut self, ping: &Frame) {
         let header = Header { direction: Direction::Reply, ..*ping.header() };
         let header = Header { status: None, handle: 0, version: 0, ..header };
-        self.out.reply(Frame::new(header, Bytes::new()), &self.limits);
+        self.out.reply(self.limits.frame(header, Bytes::new()), &self.limits);
     }
 
     /// Does what is due at `now`: retries, heart-beats, giving up.
@@ -312,7 +374,8 @@ impl Session {
             let waits = matches!(self.out.control.front(), Some(Out::Frame(frame))
                 if frame.header().opcode == Opcode::Ping);
             if !waits {
-                self.out.control.push_front(Out::Frame(Frame::new(header, Bytes::new())));
+                let ping = self.limits.frame(header, Bytes::new());
+                self.out.control.push_front(Out::Frame(ping));
             }
         }
         if now >= self.silent_at() && !self.pulse.silent_told {
@@ -341,7 +404,29 @@ impl Session {
 
     /// The next frame to send: control before bulk.
     pub fn poll_transmit(&mut self, now: Time) -> Option<Frame> {
-        self.next_control(now).or_else(|| self.next_bulk(now))
+        self.poll_control(now).or_else(|| self.poll_bulk(now))
+    }
+
+    /// The next control frame to send: for a caller that sends them on a lane of their own, or holds
+    /// bulk back.
+    pub fn poll_control(&mut self, now: Time) -> Option<Frame> {
+        let frame = self.next_control(now)?;
+        self.tally.bytes_sent += frame.payload().len() as u64;
+        Some(frame)
+    }
+
+    /// The next bulk frame to send.
+    pub fn poll_bulk(&mut self, now: Time) -> Option<Frame> {
+        let frame = self.next_bulk(now)?;
+        self.tally.bytes_sent += frame.payload().len() as u64;
+        Some(frame)
+    }
+
+    /// How the session fares, as told in the answer to STAT.
+    #[must_use]
+    pub fn stat(&self) -> SessionStat {
+        let serving = u32::try_from(self.serving.open()).unwrap_or(u32::MAX);
+        SessionStat { serving, rtt_ms: self.pulse.rtt.map(|rtt| rtt.0), ..self.tally }
     }
 
     fn next_control(&mut self, now: Time) -> Option<Frame> {

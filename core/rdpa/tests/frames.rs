@@ -5,23 +5,11 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use suanli_rdpa::limits::PAYLOAD_BYTES_MAX;
-use suanli_rdpa::{Code, Decoder, Direction, Frame, FrameError, HEADER_BYTES, Header, Opcode};
+use suanli_rdpa::{
+    Code, Decoder, Direction, Frame, FrameError, HEADER_BYTES, Header, Level, Opcode,
+};
 
-const OPCODES: [Opcode; 13] = [
-    Opcode::Hello,
-    Opcode::Open,
-    Opcode::OpenStage,
-    Opcode::Read,
-    Opcode::ReadIfChanged,
-    Opcode::Write,
-    Opcode::Commit,
-    Opcode::Accumulate,
-    Opcode::Send,
-    Opcode::Subscribe,
-    Opcode::Notify,
-    Opcode::Cancel,
-    Opcode::Ping,
-];
+const OPCODES: [Opcode; 20] = Opcode::ALL;
 
 /// One vector: its file's name without `rdpa-` and `.hex`, its text, and the frame it stands for.
 fn vectors() -> Vec<(&'static str, &'static str, Frame)> {
@@ -111,8 +99,10 @@ fn each_wrong_field_has_its_own_error() {
     assert!(matches!(broken(0, b'H'), FrameError::Magic { .. }));
     assert!(matches!(broken(4, 2), FrameError::Version { found: 2 }));
     assert!(matches!(broken(5, 0), FrameError::Opcode { found: 0 }));
-    assert!(matches!(broken(5, 14), FrameError::Opcode { found: 14 }));
-    assert!(matches!(broken(6, 3), FrameError::Field { field: "flags", .. }));
+    assert!(matches!(broken(5, 21), FrameError::Opcode { found: 21 }));
+    assert!(matches!(broken(6, 17), FrameError::Field { field: "flags", .. }));
+    // Marked as without a hash, yet with one.
+    assert!(matches!(broken(6, 3), FrameError::Field { field: "hash", .. }));
     assert!(matches!(broken(6, 0), FrameError::Field { field: "status", .. }));
     assert!(matches!(broken(8, 99), FrameError::Field { field: "status", .. }));
     assert!(matches!(broken(10, 1), FrameError::Field { field: "reserved", .. }));
@@ -176,7 +166,9 @@ prop_compose! {
     fn any_frame()(
         opcode in prop::sample::select(OPCODES.as_slice()),
         reply in any::<bool>(),
-        code in prop::option::of(1_u16..=14),
+        code in prop::option::of(1_u16..=16),
+        level in prop::sample::select(&[None, Some(Level::Accepted), Some(Level::Durable)][..]),
+        hashed in any::<bool>(),
         numbers in any::<[u64; 4]>(),
         mut payload in prop::collection::vec(any::<u8>(), 0..300),
     ) -> Frame {
@@ -184,8 +176,12 @@ prop_compose! {
         payload.truncate(opcode.payload_bytes_max(direction) as usize);
         let [request, handle, version, offset] = numbers;
         let status = code.filter(|_| reply).and_then(Code::from_wire);
-        let header = Header { opcode, direction, status, request, handle, version, offset };
-        Frame::new(header, payload.into())
+        let header = Header { opcode, direction, status, level, request, handle, version, offset };
+        if hashed {
+            Frame::new(header, payload.into())
+        } else {
+            Frame::unhashed(header, payload.into())
+        }
     }
 }
 
@@ -219,7 +215,8 @@ proptest! {
         decoder.push(&noise);
         let _ = decode_all(&mut decoder);
         // A changed byte in a good frame: an error, or another frame of the same length, or one
-        // that waits for more; the payload cannot change unseen.
+        // that waits for more; a payload whose hash travels cannot change unseen.
+        let hashed = start.header_bytes()[6] & 2 == 0;
         let mut bytes = start.to_bytes().to_vec();
         let at = at.index(bytes.len());
         bytes[at] ^= flip;
@@ -227,8 +224,8 @@ proptest! {
         decoder.push(&bytes);
         if let Ok(frames) = decode_all(&mut decoder) {
             for frame in frames {
-                prop_assert!(at < HEADER_BYTES);
-                prop_assert_eq!(frame.payload(), start.payload());
+                prop_assert!(!hashed || at < HEADER_BYTES);
+                prop_assert!(!hashed || frame.payload() == start.payload());
             }
         }
     }

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use suanli_base::{Hash, Time};
 use suanli_identity::Role;
 use suanli_rdpa::{
-    Answer, ChunkSet, Event, Frame, HEADER_BYTES, Handle, Hello, Limits, Op, Opcode, PeerLimits,
-    Placement, RegionInfo, RegionName, Reply, Request, Session, Side, StageInfo, StageKind,
-    Welcome,
+    Answer, ChunkSet, Event, Frame, HEADER_BYTES, Handle, Hello, Level, Limits, Op, Opcode,
+    PeerLimits, Placement, RegionInfo, RegionName, Reply, Request, Session, Side, Span, StageInfo,
+    StageKind, Welcome, runs_of,
 };
 
 pub(crate) const TARGETS: &[Target] = &[
@@ -49,7 +49,7 @@ fn session(side: Side) -> Session {
 fn reply(request: &Request) -> Reply {
     let limits = PeerLimits { requests_max: 64, bulk_window_bytes: 1 << 20 };
     match request {
-        Request::Hello(_) => Reply::Welcome(Welcome { version: 1, limits, time: Time(9) }),
+        Request::Hello(_) => Reply::Welcome(Welcome { version: 2, limits, time: Time(9) }),
         Request::Open { .. } | Request::ReadIfChanged { .. } => Reply::Opened(Arc::new(info())),
         Request::OpenStage { stage, .. } => {
             let count = u32::try_from(stage.shape.chunk_count()).expect("the session checks it");
@@ -62,12 +62,27 @@ fn reply(request: &Request) -> Reply {
         }
         Request::Stage { hash, bytes, .. } => {
             assert_eq!(*hash, Hash::of(bytes), "a chunk came with another hash");
-            Reply::Placed(Placement::Placed)
+            Reply::Placed { placement: Placement::Placed, level: Level::Placed }
         }
         Request::Commit { expected, .. } => {
             Reply::Committed { version: expected.saturating_add(1) }
         }
         Request::Subscribe { .. } => Reply::Subscribed { version: 3 },
+        Request::ReadRanges { spans, start, len, .. } => {
+            let content = content();
+            let runs = runs_of(spans, *start, u64::from(*len));
+            let run = |(at, len): (u64, u64)| &content[at as usize..(at + len) as usize];
+            Reply::Data(runs.map(run).collect::<Vec<_>>().concat().into())
+        }
+        Request::OpenCells { .. } => Reply::CellsOpened { count: 4 },
+        Request::Cas { cell, expected, .. } => {
+            assert!(*cell < 4, "the session checks the cell");
+            Reply::Cell { held: *expected }
+        }
+        Request::FetchAdd { add, .. } => Reply::Cell { held: *add },
+        Request::Fence { level } => Reply::Fenced { level: level.unwrap_or(Level::Durable) },
+        Request::Stat { .. } => Reply::Stat { region: None },
+        Request::Revoke { epoch, .. } => Reply::Revoked { epoch: *epoch },
         _ => Reply::Delivered,
     }
 }
@@ -82,7 +97,10 @@ fn drain(session: &mut Session, now: Time, handles: &mut Vec<Handle>) -> Vec<Fra
             match event {
                 Event::Request { token, request } => session.respond(now, token, reply(&request)),
                 Event::Answered {
-                    answer: Answer::Opened { handle, .. } | Answer::StageOpened { handle, .. },
+                    answer:
+                        Answer::Opened { handle, .. }
+                        | Answer::StageOpened { handle, .. }
+                        | Answer::CellsOpened { handle, .. },
                     ..
                 } => handles.push(handle),
                 _ => {}
@@ -114,8 +132,17 @@ fn ask(session: &mut Session, step: usize, now: Time, handles: &[Handle]) {
             Op::OpenStage { region: region(), stage: stage() },
         ],
         (3, [.., stage]) => vec![
-            Op::Accumulate { handle: *stage, chunk: 1, bytes: chunk },
+            Op::Accumulate { handle: *stage, chunk: 1, bytes: chunk, level: Level::Placed },
             Op::Commit { handle: *stage, expected: 3 },
+            Op::Fence { level: Level::Placed },
+            Op::OpenCells { region: region() },
+            Op::Stat { region: Some(region()) },
+        ],
+        (4, [read, .., cells]) => vec![
+            Op::ReadRanges { handle: *read, spans: vec![Span::run(3, 9)] },
+            Op::Cas { handle: *cells, cell: 3, expected: 1, new: 2 },
+            Op::FetchAdd { handle: *cells, cell: 0, add: 5 },
+            Op::Revoke { prefix: "a/".into(), epoch: 3 },
         ],
         _ => vec![],
     };
@@ -129,7 +156,7 @@ fn conversation() -> (Vec<u8>, Vec<u8>) {
     let (mut member, mut city) = (session(Side::Connecting), session(Side::Accepting));
     let (mut up, mut down) = (Vec::new(), Vec::new());
     let mut handles = Vec::new();
-    for step in 0..5 {
+    for step in 0..6 {
         let now = Time(10 * step as u64);
         ask(&mut member, step, now, &handles);
         for _ in 0..4 {

@@ -225,7 +225,7 @@ fn serve(now: Time, session: &mut Session, event: Event) -> Option<Event> {
     let reply = match request {
         Request::Hello(_) => {
             let limits = PeerLimits { requests_max: 64, bulk_window_bytes: 1 << 20 };
-            Reply::Welcome(Welcome { version: 1, limits, time: now })
+            Reply::Welcome(Welcome { version: 2, limits, time: now })
         }
         Request::Send { .. } => Reply::Delivered,
         other => panic!("{other:?}"),

@@ -14,12 +14,28 @@ use suanli_identity::{Role, Signed, Ticket};
 use suanli_log::{Entry, NAME_CHARS_MAX};
 use suanli_params::{CHUNK_ELEMENTS, encoded_len};
 use suanli_rdpa::{
-    ChunkSet, Code, Hello, PeerLimits, Placement, RegionName, Reply, Request, ResponderToken,
-    Shape, StageInfo, StageKind, Staging, Welcome,
+    ChunkSet, Code, Hello, Level, PeerLimits, Placement, RegionName, RegionStat, Reply, Request,
+    ResponderToken, Shape, StageInfo, StageKind, Staging, Welcome, runs_of,
 };
 
 /// The most bytes of one piece of content that a trainer may bring.
 const CONTENT_BYTES_MAX: u64 = 64 << 30;
+
+/// What of a region is read.
+enum Part {
+    Chunk(u32),
+    Runs(Vec<(u64, u32)>),
+}
+
+/// Runs of `bytes` one behind the other; nothing when one lies outside.
+fn pack(bytes: &[u8], runs: &[(u64, u32)]) -> Option<Bytes> {
+    let mut packed = Vec::new();
+    for (offset, len) in runs {
+        let start = usize::try_from(*offset).ok()?;
+        packed.extend_from_slice(bytes.get(start..start.checked_add(*len as usize)?)?);
+    }
+    Some(packed.into())
+}
 
 impl CityNode {
     pub(super) fn respond(&mut self, id: ConnId, token: ResponderToken, reply: Reply) {
@@ -226,20 +242,53 @@ impl CityNode {
                 self.respond(id, token, Reply::Subscribed { version });
             }
             Request::Read { region, version, chunk } => {
-                self.read(id, token, &region, version, chunk)
+                self.read(id, token, &region, version, Part::Chunk(chunk));
+            }
+            Request::ReadRanges { region, version, spans, start, len } => {
+                let runs = runs_of(&spans, start, u64::from(len));
+                let short = |len| u32::try_from(len).expect("a run is within a piece");
+                let runs = runs.map(|(offset, len)| (offset, short(len))).collect();
+                self.read(id, token, &region, version, Part::Runs(runs));
             }
             Request::OpenStage { region, stage } => {
                 self.open_stage(id, token, peer, role, &region, stage);
             }
-            Request::Stage { region, stage, chunk, hash, bytes } => {
+            Request::Stage { level: Some(Level::Durable), .. } => {
+                // What is staged is kept in memory; what is handed in or committed is synced.
+                let text = "a staged chunk is not durable here: hand in or COMMIT makes it so";
+                self.refuse(id, token, Code::Unavailable, text);
+            }
+            Request::Stage { region, stage, chunk, hash, bytes, .. } => {
                 let reply = self.stage(peer, &region, &stage, chunk, hash, bytes);
                 self.respond(id, token, reply);
             }
             Request::Commit { region, stage, expected } => {
                 self.commit_content(id, token, peer, &region, &stage, expected);
             }
+            // Whatever this city acknowledges as done is synced before.
+            Request::Fence { .. } => {
+                self.respond(id, token, Reply::Fenced { level: Level::Placed })
+            }
+            Request::Stat { region } => {
+                let region = region.filter(|region| self.may_read(role, region));
+                let region = region.and_then(|region| self.stat_of(&region));
+                self.respond(id, token, Reply::Stat { region });
+            }
+            Request::OpenCells { .. } | Request::Revoke { .. } => {
+                self.refuse(id, token, Code::Unsupported, "a city has no cells and no epochs");
+            }
             _ => self.refuse(id, token, Code::Unauthorised, "not with this role"),
         }
+    }
+
+    fn stat_of(&self, region: &RegionName) -> Option<RegionStat> {
+        let newest = &self.regions.get(region)?.info;
+        let (version, shape, root) = (newest.version, newest.shape, newest.root);
+        let kept = (region.clone(), 0)..=(region.clone(), version);
+        let older = self.older.range(kept).map(|((_, version), served)| (*version, served));
+        let oldest = older.clone().map(|(version, _)| version).next().unwrap_or(version);
+        let pinned_bytes = older.map(|(_, served)| served.info.shape.bytes).sum();
+        Some(RegionStat { version, oldest, shape, root, pinned_bytes })
     }
 
     fn may_read(&self, role: Role, region: &RegionName) -> bool {
@@ -258,23 +307,30 @@ impl CityNode {
         token: ResponderToken,
         region: &RegionName,
         version: u64,
-        chunk: u32,
+        part: Part,
     ) {
         let newest = self.regions.get(region).filter(|served| served.info.version == version);
         let served = newest.or_else(|| self.older.get(&(region.clone(), version)));
         let Some(Served { info, source }) = served else {
             return self.refuse(id, token, Code::VersionGone, format!("{region} at {version}"));
         };
-        let Some(length) = info.shape.chunk_len(chunk) else {
-            return self.refuse(id, token, Code::OutOfRange, format!("chunk {chunk} of {region}"));
+        let runs = match part {
+            Part::Runs(runs) => runs,
+            Part::Chunk(chunk) => {
+                let Some(length) = info.shape.chunk_len(chunk) else {
+                    let text = format!("chunk {chunk} of {region}");
+                    return self.refuse(id, token, Code::OutOfRange, text);
+                };
+                vec![(u64::from(chunk) * u64::from(info.shape.chunk_bytes), length)]
+            }
         };
-        let offset = u64::from(chunk) * u64::from(info.shape.chunk_bytes);
         if let Source::Spec(job) = *source {
-            let bytes = self.state.jobs.get(&job).map(|job| Bytes::from(job.spec.to_bytes()));
+            let spec = self.state.jobs.get(&job).map(|job| job.spec.to_bytes());
+            let bytes = spec.and_then(|spec| pack(&spec, &runs));
             return self.read_done(id, token, bytes);
         }
-        let source = *source;
-        self.work(Work::Read { conn: id, token, source, offset, length });
+        let (source, length) = (*source, runs.iter().map(|(_, len)| len).sum());
+        self.work(Work::Read { conn: id, token, source, runs, length });
     }
 
     pub(super) fn read_done(&mut self, id: ConnId, token: ResponderToken, bytes: Option<Bytes>) {
@@ -388,9 +444,9 @@ impl CityNode {
             Ok(Placement::Placed) => {
                 let offset = u64::from(chunk) * u64::from(shape.chunk_bytes);
                 self.work(Work::Stage { stage, offset, bytes, total: shape.bytes });
-                Reply::Placed(Placement::Placed)
+                Reply::Placed { placement: Placement::Placed, level: Level::Placed }
             }
-            Ok(placement) => Reply::Placed(placement),
+            Ok(placement) => Reply::Placed { placement, level: Level::Placed },
             Err(error) => Reply::Error { code: Code::OutOfRange, text: error.to_string() },
         }
     }

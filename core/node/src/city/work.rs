@@ -129,7 +129,7 @@ pub enum Output {
 /// Work for the host.
 #[derive(Debug)]
 pub enum Work {
-    /// Read a chunk that a peer asked for.
+    /// Read a chunk, or runs of bytes, that a peer asked for.
     Read {
         /// Who asked.
         conn: ConnId,
@@ -137,9 +137,9 @@ pub enum Work {
         token: ResponderToken,
         /// From where.
         source: Source,
-        /// Offset in bytes.
-        offset: u64,
-        /// Length in bytes.
+        /// (Offset, length) in bytes, packed one behind the other in the reply.
+        runs: Vec<(u64, u32)>,
+        /// Length of all runs together.
         length: u32,
     },
     /// Keep a staged chunk.

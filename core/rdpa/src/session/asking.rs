@@ -1,18 +1,20 @@
 //! The half of a session that asks: our requests, their retries and their answers.
 
-use super::{Event, Failure, Out, Refused, Session, Side, Violation};
+use super::{Event, Failure, Landing, Out, Place, Refused, Session, Side, Violation};
 use crate::body;
 use crate::limits::{
-    Limits, PeerLimits, READ_CHUNKS_MAX, REQUEST_SPAN, SEND_BYTES_MAX, TICKET_BYTES_MAX,
+    CELLS_MAX, Limits, PeerLimits, READ_CHUNKS_MAX, REGION_NAME_CHARS_MAX, REQUEST_SPAN,
+    SEND_BYTES_MAX, TICKET_BYTES_MAX,
 };
 use crate::{
-    Answer, ChunkSet, Code, Direction, Frame, Handle, Header, Op, Opcode, Placement, RegionInfo,
-    RegionName, RequestId, StageInfo, StageKind, Welcome,
+    Announced, Answer, ChunkSet, Code, Direction, Frame, Handle, Header, Op, Opcode, Placement,
+    RegionInfo, RegionName, RequestId, Span, StageInfo, StageKind, Stat, Welcome, check_spans,
+    piece_count, piece_of,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use suanli_base::{Duration, Random, Time};
+use suanli_base::{Duration, Hash, Random, Time};
 
 /// Hashes of opened regions that are kept (32 MiB); the oldest opened go first.
 const OPENED_HASHES_MAX: usize = 1 << 20;
@@ -23,6 +25,8 @@ pub(super) struct Asking {
     pending: BTreeMap<u64, Pending>,
     /// NOTIFYs among the pending; they do not count against `requests_max`.
     notifies: usize,
+    /// FENCEs among the pending.
+    fences: BTreeSet<u64>,
     bulk_in_flight: u64,
     peer: Option<PeerLimits>,
     opened: Opened,
@@ -62,16 +66,42 @@ enum Kind {
     ReadIfChanged,
     OpenStage(StageInfo),
     Read { handle: Handle, info: Arc<RegionInfo>, missing: BTreeSet<u32> },
+    Ranges { handle: Handle, spans: Vec<Span>, total: u64, missing: BTreeSet<u32> },
     Stage,
     Commit,
     Send,
     Subscribe(RegionName),
     Notify(RegionName),
+    OpenCells,
+    Cell,
+    Fence,
+    Stat,
+    Revoke,
 }
 
 impl Kind {
     const fn is_bulk(&self) -> bool {
-        matches!(self, Self::Read { .. } | Self::Stage | Self::Open | Self::ReadIfChanged)
+        matches!(
+            self,
+            Self::Read { .. }
+                | Self::Ranges { .. }
+                | Self::Stage
+                | Self::Open
+                | Self::ReadIfChanged
+                | Self::Fence
+        )
+    }
+
+    /// The body that asks for the rest, where some of the answer has come.
+    fn body_of_rest(&self) -> Option<Bytes> {
+        match self {
+            Self::Read { missing, .. } => Some(body::encode(missing)),
+            Self::Ranges { spans, missing, .. } => {
+                let (spans, pieces) = (spans.clone(), missing.iter().copied().collect());
+                Some(body::encode(&body::RangesBody { spans, pieces }))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -87,13 +117,14 @@ struct Opened {
 enum Holding {
     Region(Arc<RegionInfo>),
     Stage(StageInfo),
+    Cells(u32),
 }
 
 impl Holding {
     fn hashes(&self) -> usize {
         match self {
             Self::Region(info) => info.chunks.len(),
-            Self::Stage(_) => 1,
+            Self::Stage(_) | Self::Cells(_) => 1,
         }
     }
 }
@@ -121,6 +152,7 @@ impl Asking {
             next: 1,
             pending: BTreeMap::new(),
             notifies: 0,
+            fences: BTreeSet::new(),
             bulk_in_flight: 0,
             peer: None,
             opened: Opened { entries: BTreeMap::new(), order: VecDeque::new(), hashes: 0 },
@@ -135,10 +167,27 @@ impl Asking {
     }
 
     /// Whether a queued request may be sent: a new one not too far ahead of the oldest unanswered,
-    /// whose answer the peer must still remember. One that is gone may, and turns out empty.
+    /// whose answer the peer must still remember; none past a FENCE, and a FENCE not before all that
+    /// was asked before it is answered. One that is gone may, and turns out empty.
     pub(super) fn may_go(&self, id: u64) -> bool {
         let oldest = self.pending.first_key_value().map_or(id, |(oldest, _)| *oldest);
-        id < oldest.saturating_add(REQUEST_SPAN)
+        if id >= oldest.saturating_add(REQUEST_SPAN) {
+            return false;
+        }
+        match self.fences.first() {
+            None => true,
+            Some(fence) if id < *fence || self.is_notify(id) => true,
+            Some(fence) => {
+                let all_answered =
+                    self.pending.range(..id).all(|(before, _)| self.is_notify(*before));
+                id == *fence && all_answered
+            }
+        }
+    }
+
+    /// NOTIFYs are the holder's half of a session and stand outside of its own order.
+    fn is_notify(&self, id: u64) -> bool {
+        self.pending.get(&id).is_some_and(|pending| matches!(pending.kind, Kind::Notify(_)))
     }
 
     /// Whether its payload fits the bulk window; alone, anything does.
@@ -186,6 +235,13 @@ impl Asking {
         id
     }
 
+    fn cells(&self, handle: Handle, cell: u32) -> Result<(), Refused> {
+        match self.opened.entries.get(&handle) {
+            Some(Holding::Cells(count)) if cell < *count => Ok(()),
+            _ => Err(Refused::BadChunk { chunk: cell }),
+        }
+    }
+
     fn header(&self, opcode: Opcode) -> Header {
         Header::new(opcode, Direction::Request, self.next)
     }
@@ -198,8 +254,8 @@ impl Asking {
     }
 
     /// The request as it is kept and as it travels.
-    fn prepare(&self, op: Op) -> Result<(Kind, Frame), Refused> {
-        let plain = |kind, opcode, payload| Ok((kind, Frame::new(self.header(opcode), payload)));
+    fn prepare(&self, op: Op, limits: &Limits) -> Result<(Kind, Frame), Refused> {
+        let plain = |kind, opcode, payload| Ok((kind, limits.frame(self.header(opcode), payload)));
         match op {
             Op::Hello(hello) => {
                 bounded("bytes of ticket", hello.ticket.len(), TICKET_BYTES_MAX)?;
@@ -209,22 +265,18 @@ impl Asking {
             Op::OpenStage { region, stage } => {
                 plain(Kind::OpenStage(stage), Opcode::OpenStage, body::encode(&(&region, &stage)))
             }
-            Op::Read { handle, chunks } => self.prepare_read(handle, &chunks),
+            Op::Read { handle, chunks } => self.prepare_read(handle, &chunks, limits),
+            Op::ReadRanges { handle, spans } => self.prepare_ranges(handle, spans, limits),
             Op::ReadIfChanged { region, since } => {
                 let header = Header { version: since, ..self.header(Opcode::ReadIfChanged) };
-                Ok((Kind::ReadIfChanged, Frame::new(header, body::encode(&region))))
+                Ok((Kind::ReadIfChanged, limits.frame(header, body::encode(&region))))
             }
-            Op::Write { handle, chunk, bytes } => {
-                self.prepare_stage(StageKind::Write, handle, chunk, bytes)
-            }
-            Op::Accumulate { handle, chunk, bytes } => {
-                self.prepare_stage(StageKind::Accumulate, handle, chunk, bytes)
-            }
+            Op::Write { .. } | Op::Accumulate { .. } => self.prepare_stage(op, limits),
             Op::Commit { handle, expected } => {
                 self.stage(handle)?;
                 let header = self.header(Opcode::Commit);
                 let header = Header { handle: handle.0, version: expected, ..header };
-                Ok((Kind::Commit, Frame::new(header, Bytes::new())))
+                Ok((Kind::Commit, limits.frame(header, Bytes::new())))
             }
             Op::Send { bytes } => {
                 bounded("bytes to send", bytes.len(), SEND_BYTES_MAX as usize)?;
@@ -234,14 +286,42 @@ impl Asking {
                 let payload = body::encode(&region);
                 plain(Kind::Subscribe(region), Opcode::Subscribe, payload)
             }
+            Op::OpenCells { region } => {
+                plain(Kind::OpenCells, Opcode::OpenCells, body::encode(&region))
+            }
+            Op::Cas { handle, cell, expected, new } => {
+                self.prepare_cell(Opcode::Cas, handle, cell, body::encode(&(expected, new)), limits)
+            }
+            Op::FetchAdd { handle, cell, add } => {
+                self.prepare_cell(Opcode::FetchAdd, handle, cell, body::encode(&add), limits)
+            }
+            Op::Fence { level } => {
+                let header = Header { level: Some(level), ..self.header(Opcode::Fence) };
+                Ok((Kind::Fence, limits.frame(header, Bytes::new())))
+            }
+            Op::Stat { region } => plain(Kind::Stat, Opcode::Stat, body::encode(&region)),
+            Op::Revoke { prefix, epoch } => {
+                bounded("characters of a prefix", prefix.len(), REGION_NAME_CHARS_MAX)?;
+                plain(Kind::Revoke, Opcode::Revoke, body::encode(&(prefix, epoch)))
+            }
         }
     }
 
-    fn prepare_read(&self, handle: Handle, chunks: &[u32]) -> Result<(Kind, Frame), Refused> {
+    fn region(&self, handle: Handle) -> Result<&Arc<RegionInfo>, Refused> {
+        match self.opened.entries.get(&handle) {
+            Some(Holding::Region(info)) => Ok(info),
+            _ => Err(Refused::BadChunk { chunk: 0 }),
+        }
+    }
+
+    fn prepare_read(
+        &self,
+        handle: Handle,
+        chunks: &[u32],
+        limits: &Limits,
+    ) -> Result<(Kind, Frame), Refused> {
         bounded("chunks to read", chunks.len(), READ_CHUNKS_MAX)?;
-        let Some(Holding::Region(info)) = self.opened.entries.get(&handle) else {
-            return Err(Refused::BadChunk { chunk: 0 });
-        };
+        let info = self.region(handle)?;
         let mut missing = BTreeSet::new();
         for chunk in chunks.iter().copied() {
             if chunk >= info.chunk_count() || !missing.insert(chunk) {
@@ -252,28 +332,56 @@ impl Asking {
             return Err(Refused::BadChunk { chunk: 0 });
         }
         let header = Header { handle: handle.0, ..self.header(Opcode::Read) };
-        let frame = Frame::new(header, body::encode(&missing));
+        let frame = limits.frame(header, body::encode(&missing));
         Ok((Kind::Read { handle, info: Arc::clone(info), missing }, frame))
     }
 
-    fn prepare_stage(
+    fn prepare_ranges(
         &self,
-        kind: StageKind,
         handle: Handle,
-        chunk: u32,
-        bytes: Bytes,
+        spans: Vec<Span>,
+        limits: &Limits,
     ) -> Result<(Kind, Frame), Refused> {
+        let info = self.region(handle)?;
+        let total = check_spans(&spans, info.shape.bytes)?;
+        let header = Header { handle: handle.0, ..self.header(Opcode::ReadRanges) };
+        let body = body::RangesBody { spans, pieces: Vec::new() };
+        let frame = limits.frame(header, body::encode(&body));
+        let missing = (0..piece_count(total)).collect();
+        Ok((Kind::Ranges { handle, spans: body.spans, total, missing }, frame))
+    }
+
+    fn prepare_cell(
+        &self,
+        opcode: Opcode,
+        handle: Handle,
+        cell: u32,
+        body: Bytes,
+        limits: &Limits,
+    ) -> Result<(Kind, Frame), Refused> {
+        self.cells(handle, cell)?;
+        let header = Header { handle: handle.0, offset: cell.into(), ..self.header(opcode) };
+        Ok((Kind::Cell, limits.frame(header, body)))
+    }
+
+    fn prepare_stage(&self, op: Op, limits: &Limits) -> Result<(Kind, Frame), Refused> {
+        let (opcode, kind, handle, chunk, bytes, level) = match op {
+            Op::Write { handle, chunk, bytes, level } => {
+                (Opcode::Write, StageKind::Write, handle, chunk, bytes, level)
+            }
+            Op::Accumulate { handle, chunk, bytes, level } => {
+                (Opcode::Accumulate, StageKind::Accumulate, handle, chunk, bytes, level)
+            }
+            other => unreachable!("{other:?} stages nothing"),
+        };
         let stage = self.stage(handle)?;
         let expected = stage.shape.chunk_len(chunk).map(|len| len as usize);
         if stage.kind != kind || expected != Some(bytes.len()) {
             return Err(Refused::BadChunk { chunk });
         }
-        let opcode = match kind {
-            StageKind::Write => Opcode::Write,
-            StageKind::Accumulate => Opcode::Accumulate,
-        };
         let header = Header { handle: handle.0, offset: chunk.into(), ..self.header(opcode) };
-        Ok((Kind::Stage, Frame::new(header, bytes)))
+        let header = Header { level: Some(level), ..header };
+        Ok((Kind::Stage, limits.frame(header, bytes)))
     }
 }
 
@@ -285,8 +393,12 @@ impl Session {
     /// Forgets a request of ours, in the queues too.
     fn settle(&mut self, id: u64) -> Option<Pending> {
         let pending = self.asking.pending.remove(&id)?;
-        if matches!(pending.kind, Kind::Notify(_)) {
-            self.asking.notifies -= 1;
+        match pending.kind {
+            Kind::Notify(_) => self.asking.notifies -= 1,
+            Kind::Fence => {
+                self.asking.fences.remove(&id);
+            }
+            _ => {}
         }
         match pending.state {
             State::Sent { bulk, .. } => self.asking.bulk_in_flight -= bulk,
@@ -327,7 +439,10 @@ impl Session {
             // From now on: the first notification may overtake the answer.
             self.asking.subscribed.entry(region.clone()).or_insert(0);
         }
-        let (kind, frame) = self.asking.prepare(op)?;
+        let (kind, frame) = self.asking.prepare(op, &self.limits)?;
+        if matches!(kind, Kind::Fence) {
+            self.asking.fences.insert(self.asking.next);
+        }
         let queue = self.out.queue_of(&frame);
         queue.push_back(Out::Ask(self.asking.next));
         let id = self.asking.add(now, kind, frame, &self.limits);
@@ -339,7 +454,7 @@ impl Session {
         let Some(pending) = self.settle(id.0) else { return };
         if pending.attempts > 0 {
             let header = Header::new(Opcode::Cancel, Direction::Request, id.0);
-            self.out.reply(Frame::new(header, Bytes::new()), &self.limits);
+            self.out.reply(self.limits.frame(header, Bytes::new()), &self.limits);
         }
     }
 
@@ -362,7 +477,7 @@ impl Session {
         }
         let notify = body::NotifyBody { region: region.clone(), immediate: immediate.to_vec() };
         let header = Header { version, ..self.asking.header(Opcode::Notify) };
-        let frame = Frame::new(header, body::encode(&notify));
+        let frame = self.limits.frame(header, body::encode(&notify));
         let id = self.asking.add(now, Kind::Notify(region.clone()), frame, &self.limits);
         self.asking.notifies += 1;
         self.out.control.push_back(Out::Ask(id));
@@ -383,6 +498,9 @@ impl Session {
             };
             self.asking.bulk_in_flight -= bulk;
             pending.state = State::Queued;
+            if let Some(body) = pending.kind.body_of_rest() {
+                pending.frame = self.limits.frame(*pending.frame.header(), body);
+            }
             self.out.queue_of(&pending.frame).push_back(Out::Ask(*id));
         }
         for id in given_up {
@@ -427,7 +545,7 @@ impl Session {
             self.fail(header.request, pending.kind, Failure::Refused { code, text });
             return Ok(());
         }
-        if matches!(pending.kind, Kind::Read { .. }) {
+        if matches!(pending.kind, Kind::Read { .. } | Kind::Ranges { .. }) {
             return self.handle_data(now, frame);
         }
         let pending = self.settle(header.request).expect("found just now");
@@ -466,7 +584,7 @@ impl Session {
             }
             Kind::Stage => {
                 let placement: Placement = body::decode("a placement", payload)?;
-                Answer::Placed(placement)
+                Answer::Placed { placement, level: header.level }
             }
             Kind::Commit => Answer::Committed { version: header.version },
             Kind::Send => Answer::Delivered,
@@ -480,45 +598,149 @@ impl Session {
                 self.serving.notify_settled(&region, header.request, None);
                 return Ok(None);
             }
-            Kind::Read { .. } => unreachable!("READ is answered by handle_data"),
+            Kind::OpenCells => {
+                let count: u32 = body::decode("opened cells", payload)?;
+                if !(1..=CELLS_MAX).contains(&count) {
+                    return Err(Violation::Body { what: "opened cells" });
+                }
+                self.asking.opened.insert(handle, Holding::Cells(count), &self.limits);
+                Answer::CellsOpened { handle, count }
+            }
+            Kind::Cell => Answer::Cell { held: body::decode("a cell", payload)? },
+            Kind::Fence => match header.level {
+                Some(level) => Answer::Fenced { level },
+                None => return Err(Violation::Body { what: "FENCE" }),
+            },
+            Kind::Stat => {
+                let stat: Stat = body::decode("STAT", payload)?;
+                Answer::Stat(stat)
+            }
+            Kind::Revoke => Answer::Revoked { epoch: header.version },
+            Kind::Read { .. } | Kind::Ranges { .. } => {
+                unreachable!("READs are answered by handle_data")
+            }
         }))
     }
 
-    fn handle_data(&mut self, now: Time, frame: &Frame) -> Result<(), Violation> {
-        let request = frame.header().request;
-        let id = RequestId(request);
-        let pending = self.asking.pending.get_mut(&request).expect("found by the caller");
-        let Kind::Read { handle, info, missing } = &mut pending.kind else {
-            unreachable!("only READs come here")
+    /// Whether the payload behind this header is a chunk or piece that is waited for: then the caller
+    /// may let it land where it is wanted, and report with [`Session::landed`]. Otherwise the whole
+    /// frame goes to [`Session::handle_frame`].
+    #[must_use]
+    pub fn landing(&self, announced: &Announced) -> Option<Landing> {
+        let header = &announced.header;
+        if header.direction != Direction::Reply || header.status.is_some() {
+            return None;
+        }
+        let pending = self.asking.pending.get(&header.request)?;
+        let id = RequestId(header.request);
+        let index = u32::try_from(header.offset).ok()?;
+        let (place, len, expected) = match &pending.kind {
+            Kind::Read { handle, info, missing } if header.opcode == Opcode::Read => {
+                missing.get(&index)?;
+                let expected = *info.chunks.get(index as usize)?;
+                let place = Place::Chunk { handle: *handle, chunk: index };
+                (place, info.shape.chunk_len(index)?, Some(expected))
+            }
+            Kind::Ranges { handle, total, missing, .. } if header.opcode == Opcode::ReadRanges => {
+                missing.get(&index)?;
+                let (start, len) = piece_of(*total, index)?;
+                (Place::Piece { handle: *handle, start }, len, None)
+            }
+            _ => return None,
         };
+        let fits = announced.payload_bytes == len as usize;
+        fits.then_some(Landing { id, place, len, expected, announced: *announced })
+    }
+
+    /// A payload has landed. `digest` is its BLAKE3 hash; without one the chunk counts as the right
+    /// one, which is for holders and links that the caller trusts.
+    ///
+    /// # Errors
+    /// [`Violation`] when the payload is not the one its header announced.
+    pub fn landed(
+        &mut self,
+        now: Time,
+        landing: &Landing,
+        digest: Option<Hash>,
+    ) -> Result<(), Violation> {
+        self.hear(now, landing.len as usize);
+        if let Some(digest) = &digest {
+            landing.announced.check(digest)?;
+        }
+        let event = Event::Landed { id: landing.id, place: landing.place };
+        self.take_data(now, &landing.announced.header, digest, event);
+        Ok(())
+    }
+
+    fn handle_data(&mut self, now: Time, frame: &Frame) -> Result<(), Violation> {
+        let header = frame.header();
         let out_of_place = Violation::Unexpected { what: "a chunk that was not asked for" };
-        let chunk = u32::try_from(frame.header().offset).map_err(|_| out_of_place.clone())?;
-        let expected = *info.chunks.get(chunk as usize).ok_or(out_of_place)?;
-        if !missing.contains(&chunk) {
-            return Ok(());
-        }
-        let found = frame.digest();
-        if found != expected {
-            let pending = self.settle(request).expect("found just now");
-            self.fail(request, pending.kind, Failure::WrongHash { chunk, expected, found });
-            return Ok(());
-        }
-        missing.remove(&chunk);
+        let index = u32::try_from(header.offset).map_err(|_| out_of_place.clone())?;
+        let id = RequestId(header.request);
+        let pending = self.asking.pending.get(&header.request).expect("found by the caller");
         let bytes = frame.payload().clone();
-        self.events.push_back(Event::Chunk { id, handle: *handle, chunk, bytes });
+        let (event, digest) = match &pending.kind {
+            Kind::Read { handle, info, missing } => {
+                if index >= info.chunk_count() {
+                    return Err(out_of_place);
+                }
+                if !missing.contains(&index) {
+                    return Ok(());
+                }
+                let event = Event::Chunk { id, handle: *handle, chunk: index, bytes };
+                (event, Some(frame.digest()))
+            }
+            Kind::Ranges { handle, total, missing, .. } => {
+                let (start, len) = piece_of(*total, index).ok_or(out_of_place)?;
+                if bytes.len() != len as usize {
+                    return Err(Violation::Body { what: "READ_RANGES" });
+                }
+                if !missing.contains(&index) {
+                    return Ok(());
+                }
+                (Event::Piece { id, handle: *handle, start, bytes }, None)
+            }
+            _ => unreachable!("only READs come here"),
+        };
+        self.take_data(now, header, digest, event);
+        Ok(())
+    }
+
+    /// One chunk or piece more of a READ; with a digest it is held against the opened region.
+    fn take_data(&mut self, now: Time, header: &Header, digest: Option<Hash>, event: Event) {
+        let id = RequestId(header.request);
+        let index = u32::try_from(header.offset).expect("looked at by the caller");
+        let Some(pending) = self.asking.pending.get_mut(&id.0) else { return };
+        let (missing, expected) = match &mut pending.kind {
+            Kind::Read { info, missing, .. } => {
+                let expected = info.chunks.get(index as usize).copied();
+                (missing, expected)
+            }
+            Kind::Ranges { missing, .. } => (missing, None),
+            _ => return,
+        };
+        if let (Some(expected), Some(found)) = (expected, digest)
+            && expected != found
+        {
+            let pending = self.settle(id.0).expect("found just now");
+            let failure = Failure::WrongHash { chunk: index, expected, found };
+            self.fail(id.0, pending.kind, failure);
+            return;
+        }
+        if !missing.remove(&index) {
+            return;
+        }
+        self.events.push_back(event);
         if missing.is_empty() {
-            self.settle(request);
+            self.settle(id.0);
             self.events.push_back(Event::Answered { id, answer: Answer::ReadDone });
-            return Ok(());
+            return;
         }
         // Progress: a retry asks for the rest only, and not before it is due anew.
-        let header = *pending.frame.header();
-        pending.frame = Frame::new(header, body::encode(missing));
         pending.since = now;
         pending.wait = self.limits.retry_bulk_first;
         if let State::Sent { again, .. } = &mut pending.state {
             *again = now.after(pending.wait);
         }
-        Ok(())
     }
 }

@@ -11,6 +11,8 @@ pub(super) enum Purpose {
     Read { version: u64, shape: Shape, root: Hash },
     /// Staging.
     Stage(StageInfo),
+    /// So many 64-bit cells.
+    Cells(u32),
 }
 
 /// The table of handles. 48 bits are random, the low 16 count the grants, so that a handle that was
@@ -60,8 +62,8 @@ impl Grants {
         self.entries.get(&handle)
     }
 
-    pub(super) fn revoke(&mut self, region: &RegionName) {
-        self.entries.retain(|_, (name, _)| name != region);
+    pub(super) fn revoke(&mut self, is_over: impl Fn(&RegionName) -> bool) {
+        self.entries.retain(|_, (name, _)| !is_over(name));
         let entries = &self.entries;
         self.order.retain(|handle| entries.contains_key(handle));
     }
@@ -81,7 +83,7 @@ mod tests {
         let name = RegionName::new("a/b").unwrap();
         let first = grants.grant(name.clone(), purpose(1), 2);
         assert_eq!(grants.grant(name.clone(), purpose(1), 2), first);
-        grants.revoke(&name);
+        grants.revoke(|region| *region == name);
         assert!(grants.find(first).is_none());
         assert_ne!(grants.grant(name, purpose(1), 2), first);
     }

@@ -5,14 +5,16 @@ use super::grants::{Grants, Purpose};
 use super::{Event, Failure, Out, Session, Side, Violation};
 use crate::body;
 use crate::limits::{
-    IMMEDIATE_BYTES_MAX, Limits, PROTOCOL_VERSION, REQUEST_SPAN, TICKET_BYTES_MAX,
+    CELLS_MAX, IMMEDIATE_BYTES_MAX, Limits, PIECE_BYTES, PROTOCOL_VERSION, REGION_NAME_CHARS_MAX,
+    REQUEST_SPAN, TICKET_BYTES_MAX,
 };
 use crate::{
     Code, Direction, Frame, Header, Hello, Opcode, RegionName, Reply, Request, ResponderToken,
-    Shape, StageInfo, StageKind,
+    Shape, Span, StageInfo, StageKind, Stat, check_spans, piece_count,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use suanli_base::{Random, Time};
 
 /// The chunk of a token that is not of a READ.
@@ -61,13 +63,21 @@ enum Kind {
     Commit,
     Send,
     Subscribe(RegionName),
+    OpenCells(RegionName),
+    Cell,
+    Fence,
+    Stat,
+    Revoke,
 }
 
 #[derive(Debug)]
 struct Reading {
     region: RegionName,
     version: u64,
+    /// Of the region; of a READ_RANGES that of its packed answer, cut into pieces.
     shape: Shape,
+    /// Of a READ_RANGES.
+    spans: Option<Arc<[Span]>>,
     waiting: VecDeque<u32>,
     asked: BTreeSet<u32>,
 }
@@ -75,6 +85,19 @@ struct Reading {
 impl Reading {
     fn len(&self, chunk: u32) -> u64 {
         u64::from(self.shape.chunk_len(chunk).expect("chunks are checked when the READ comes"))
+    }
+
+    /// What our own side is asked for one chunk or piece.
+    fn request(&self, chunk: u32) -> Request {
+        let (region, version) = (self.region.clone(), self.version);
+        match &self.spans {
+            None => Request::Read { region, version, chunk },
+            Some(spans) => {
+                let start = u64::from(chunk) * u64::from(PIECE_BYTES);
+                let len = self.shape.chunk_len(chunk).expect("as above");
+                Request::ReadRanges { region, version, spans: Arc::clone(spans), start, len }
+            }
+        }
     }
 }
 
@@ -96,6 +119,11 @@ impl Serving {
             grants: Grants::new(random),
             subscribers: BTreeMap::new(),
         }
+    }
+
+    /// Requests that are being served.
+    pub(super) const fn open(&self) -> usize {
+        self.open
     }
 
     /// Whether a request of this id was settled so long ago that nothing is remembered of it.
@@ -178,8 +206,45 @@ impl Serving {
             return refuse(Code::OutOfRange, "no such chunk in the opened version");
         }
         let (region, version, shape) = (region.clone(), *version, *shape);
-        let (waiting, asked) = (chunks.into(), BTreeSet::new());
-        Ok(Ok((Kind::Read(Reading { region, version, shape, waiting, asked }), None)))
+        let (waiting, asked, spans) = (chunks.into(), BTreeSet::new(), None);
+        Ok(Ok((Kind::Read(Reading { region, version, shape, spans, waiting, asked }), None)))
+    }
+
+    fn decode_ranges(&self, header: &Header, payload: &[u8]) -> Result<Decode, Violation> {
+        let body = body::decode_ranges(payload)?;
+        let Some((region, Purpose::Read { version, shape, .. })) = self.grants.find(header.handle)
+        else {
+            return refuse(Code::BadHandle, "open the region again");
+        };
+        let Ok(bytes) = check_spans(&body.spans, shape.bytes) else {
+            return refuse(Code::OutOfRange, "the spans do not fit the opened version");
+        };
+        let pieces = piece_count(bytes);
+        if body.pieces.last().is_some_and(|last| *last >= pieces) {
+            return refuse(Code::OutOfRange, "no such piece");
+        }
+        let all = body.pieces.is_empty();
+        let waiting = if all { (0..pieces).collect() } else { body.pieces.into() };
+        let (region, version, asked) = (region.clone(), *version, BTreeSet::new());
+        let shape = Shape { bytes, chunk_bytes: PIECE_BYTES };
+        let spans = Some(body.spans.into());
+        Ok(Ok((Kind::Read(Reading { region, version, shape, spans, waiting, asked }), None)))
+    }
+
+    fn decode_cell(&self, header: &Header, payload: &[u8]) -> Result<Decode, Violation> {
+        let Some((region, Purpose::Cells(count))) = self.grants.find(header.handle) else {
+            return refuse(Code::BadHandle, "open the cells again");
+        };
+        let Some(cell) = u32::try_from(header.offset).ok().filter(|cell| cell < count) else {
+            return refuse(Code::OutOfRange, "no such cell");
+        };
+        let region = region.clone();
+        if header.opcode == Opcode::Cas {
+            let (expected, new) = body::decode("CAS", payload)?;
+            return ask(Kind::Cell, Request::Cas { region, cell, expected, new });
+        }
+        let add = body::decode("FETCH_ADD", payload)?;
+        ask(Kind::Cell, Request::FetchAdd { region, cell, add })
     }
 
     fn find_stage(&self, header: &Header) -> Option<(RegionName, StageInfo)> {
@@ -209,7 +274,8 @@ impl Serving {
             return refuse(Code::Busy, "the bulk window is full");
         }
         let hash = frame.digest();
-        ask(Kind::Stage(len), Request::Stage { region, stage, chunk, hash, bytes })
+        let level = header.level;
+        ask(Kind::Stage(len), Request::Stage { region, stage, chunk, hash, bytes, level })
     }
 
     fn decode(&self, frame: &Frame, limits: &Limits, welcome: bool) -> Result<Decode, Violation> {
@@ -234,6 +300,24 @@ impl Serving {
                 ask(kind, Request::OpenStage { region, stage })
             }
             Opcode::Read => self.decode_read(header, payload),
+            Opcode::ReadRanges => self.decode_ranges(header, payload),
+            Opcode::OpenCells => {
+                let region: RegionName = body::decode("OPEN_CELLS", payload)?;
+                ask(Kind::OpenCells(region.clone()), Request::OpenCells { region })
+            }
+            Opcode::Cas | Opcode::FetchAdd => self.decode_cell(header, payload),
+            Opcode::Fence => ask(Kind::Fence, Request::Fence { level: header.level }),
+            Opcode::Stat => {
+                let region: Option<RegionName> = body::decode("STAT", payload)?;
+                ask(Kind::Stat, Request::Stat { region })
+            }
+            Opcode::Revoke => {
+                let (prefix, epoch): (String, u64) = body::decode("REVOKE", payload)?;
+                if prefix.len() > REGION_NAME_CHARS_MAX {
+                    return refuse(Code::TooLarge, "the prefix is longer than any name");
+                }
+                ask(Kind::Revoke, Request::Revoke { prefix, epoch })
+            }
             Opcode::Write | Opcode::Accumulate => self.decode_stage(frame, limits),
             Opcode::Commit => match self.find_stage(header) {
                 Some((region, stage)) if stage.kind == StageKind::Write => {
@@ -271,7 +355,16 @@ const fn ask(kind: Kind, request: Request) -> Result<Decode, Violation> {
 /// Whether the answer is remembered: what must not be done twice, and costs little to keep. What is
 /// not remembered is done again, to the same effect.
 const fn is_remembered(opcode: Opcode) -> bool {
-    !matches!(opcode, Opcode::Open | Opcode::OpenStage | Opcode::ReadIfChanged | Opcode::Read)
+    !matches!(
+        opcode,
+        Opcode::Open
+            | Opcode::OpenStage
+            | Opcode::ReadIfChanged
+            | Opcode::Read
+            | Opcode::ReadRanges
+            | Opcode::OpenCells
+            | Opcode::Stat
+    )
 }
 
 fn reply_header(request: &Header) -> Header {
@@ -330,6 +423,7 @@ impl Session {
             }
         };
         self.serving.open += 1;
+        self.tally.requests += 1;
         if let Kind::Stage(bytes) = kind {
             self.serving.staged_bytes += bytes;
         }
@@ -348,7 +442,8 @@ impl Session {
     fn refuse(&mut self, request: &Header, code: Code, text: &str) {
         let header = Header { status: Some(code), ..reply_header(request) };
         let header = Header { offset: request.offset, ..header };
-        self.out.reply(Frame::new(header, body::encode_text(text)), &self.limits);
+        let frame = self.limits.frame(header, body::encode_text(text));
+        self.out.reply(frame, &self.limits);
     }
 
     fn take_notify(&mut self, header: &Header, payload: &[u8]) -> Result<(), Violation> {
@@ -362,7 +457,7 @@ impl Session {
             *told = version;
             self.events.push_back(Event::Notified { region, version, immediate });
         }
-        let answer = Frame::new(reply_header(header), Bytes::new());
+        let answer = self.limits.frame(reply_header(header), Bytes::new());
         let state = State::Answered(Some(answer.clone()));
         self.serving.records.insert(header.request, Record { opcode: Opcode::Notify, state });
         self.out.reply(answer, &self.limits);
@@ -372,7 +467,12 @@ impl Session {
     /// A READ that is being served is asked again: what was sent and not asked for since is missing
     /// at the peer, what waits here is not.
     fn read_again(&mut self, frame: &Frame) -> Result<(), Violation> {
-        let chunks = body::decode_chunks(frame.payload())?;
+        let ranges = frame.header().opcode == Opcode::ReadRanges;
+        let chunks = if ranges {
+            body::decode_ranges(frame.payload())?.pieces
+        } else {
+            body::decode_chunks(frame.payload())?
+        };
         let id = frame.header().request;
         let queued: BTreeSet<u64> = self.queued_chunks(id).collect();
         let Some(Record { state: State::Open(Kind::Read(reading)), .. }) =
@@ -424,11 +524,7 @@ impl Session {
             reading.waiting.pop_front();
             reading.asked.insert(chunk);
             let token = ResponderToken { request: id, chunk };
-            let (region, version) = (reading.region.clone(), reading.version);
-            return Some(Event::Request {
-                token,
-                request: Request::Read { region, version, chunk },
-            });
+            return Some(Event::Request { token, request: reading.request(chunk) });
         }
         None
     }
@@ -463,13 +559,14 @@ impl Session {
 
     fn answer_frame(&mut self, header: Header, kind: Kind, reply: Reply) -> Frame {
         let with_handle = |handle| Header { handle, ..header };
+        let limits = self.limits;
         match (kind, reply) {
             (_, Reply::Error { code, text }) => {
-                Frame::new(Header { status: Some(code), ..header }, body::encode_text(&text))
+                limits.frame(Header { status: Some(code), ..header }, body::encode_text(&text))
             }
             (Kind::Hello, Reply::Welcome(welcome)) => {
                 self.welcome = true;
-                Frame::new(header, body::encode(&welcome))
+                limits.frame(header, body::encode(&welcome))
             }
             (Kind::Open(region), Reply::Opened(info)) => {
                 assert_eq!(
@@ -480,10 +577,10 @@ impl Session {
                 let (version, shape, root) = (info.version, info.shape, info.root);
                 let purpose = Purpose::Read { version, shape, root };
                 let handle = self.serving.grants.grant(region, purpose, self.limits.handles_max);
-                Frame::new(Header { version, ..with_handle(handle) }, body::encode(&*info))
+                limits.frame(Header { version, ..with_handle(handle) }, body::encode(&*info))
             }
             (Kind::Open(_), Reply::NotChanged) if header.opcode == Opcode::ReadIfChanged => {
-                Frame::new(header, Bytes::new())
+                limits.frame(header, Bytes::new())
             }
             (Kind::OpenStage(region, stage), Reply::StageOpened(placed)) => {
                 assert_eq!(
@@ -493,18 +590,34 @@ impl Session {
                 );
                 let purpose = Purpose::Stage(stage);
                 let handle = self.serving.grants.grant(region, purpose, self.limits.handles_max);
-                Frame::new(with_handle(handle), body::encode(&placed))
+                limits.frame(with_handle(handle), body::encode(&placed))
             }
-            (Kind::Stage(_), Reply::Placed(placement)) => {
-                Frame::new(header, body::encode(&placement))
+            (Kind::Stage(_), Reply::Placed { placement, level }) => {
+                limits.frame(Header { level: Some(level), ..header }, body::encode(&placement))
             }
             (Kind::Commit, Reply::Committed { version }) => {
-                Frame::new(Header { version, ..header }, Bytes::new())
+                limits.frame(Header { version, ..header }, Bytes::new())
             }
-            (Kind::Send, Reply::Delivered) => Frame::new(header, Bytes::new()),
+            (Kind::Send, Reply::Delivered) => limits.frame(header, Bytes::new()),
             (Kind::Subscribe(region), Reply::Subscribed { version }) => {
                 self.serving.subscribers.entry(region).or_insert(None);
-                Frame::new(Header { version, ..header }, Bytes::new())
+                limits.frame(Header { version, ..header }, Bytes::new())
+            }
+            (Kind::OpenCells(region), Reply::CellsOpened { count }) => {
+                assert!((1..=CELLS_MAX).contains(&count), "{count} cells");
+                let purpose = Purpose::Cells(count);
+                let handle = self.serving.grants.grant(region, purpose, self.limits.handles_max);
+                limits.frame(with_handle(handle), body::encode(&count))
+            }
+            (Kind::Cell, Reply::Cell { held }) => limits.frame(header, body::encode(&held)),
+            (Kind::Fence, Reply::Fenced { level }) => {
+                limits.frame(Header { level: Some(level), ..header }, Bytes::new())
+            }
+            (Kind::Stat, Reply::Stat { region }) => {
+                limits.frame(header, body::encode(&Stat { session: self.stat(), region }))
+            }
+            (Kind::Revoke, Reply::Revoked { epoch }) => {
+                limits.frame(Header { version: epoch, ..header }, Bytes::new())
             }
             (kind, reply) => panic!("{reply:?} is no reply to {kind:?}"),
         }
@@ -521,13 +634,14 @@ impl Session {
             return;
         }
         let expected = reading.len(chunk);
-        let header = Header::new(Opcode::Read, Direction::Reply, id);
+        let opcode = if reading.spans.is_some() { Opcode::ReadRanges } else { Opcode::Read };
+        let header = Header::new(opcode, Direction::Reply, id);
         let header = Header { version: reading.version, offset: chunk.into(), ..header };
         match reply {
             Reply::Data(bytes) if bytes.len() as u64 == expected => {
                 reading.asked.remove(&chunk);
                 let done = reading.asked.is_empty() && reading.waiting.is_empty();
-                self.out.bulk.push_back(Out::Frame(Frame::new(header, bytes)));
+                self.out.bulk.push_back(Out::Frame(self.limits.frame(header, bytes)));
                 if done {
                     self.close(id);
                 }
@@ -601,8 +715,9 @@ impl Session {
         self.serving.subscribers.insert(region.clone(), Some(id));
     }
 
-    /// Takes back every handle the peer holds on a region.
-    pub fn revoke(&mut self, region: &RegionName) {
-        self.serving.grants.revoke(region);
+    /// Takes back every handle the peer holds on the regions that `is_over` names: the next use of
+    /// one is answered BAD_HANDLE, and opening again asks our own side.
+    pub fn revoke(&mut self, is_over: impl Fn(&RegionName) -> bool) {
+        self.serving.grants.revoke(is_over);
     }
 }

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::limits::{REQUEST_SPAN, SEND_BYTES_MAX};
-use crate::{Hello, Op, PeerLimits, RegionInfo, Reply, Shape, StageInfo, StageKind, Welcome, body};
+use crate::{
+    Hello, Level, Op, PeerLimits, RegionInfo, Reply, Shape, StageInfo, StageKind, Welcome, body,
+};
 use std::sync::Arc;
 use suanli_identity::Role;
 
@@ -59,7 +61,7 @@ fn pair_with(limits: Limits) -> (Session, Session) {
     let mut client = Session::new(Side::Connecting, START, limits, 1);
     let mut server = Session::new(Side::Accepting, START, limits, 2);
     let limits = PeerLimits { requests_max: 64, bulk_window_bytes: 1 << 20 };
-    let reply = Reply::Welcome(Welcome { version: 1, limits, time: Time(5) });
+    let reply = Reply::Welcome(Welcome { version: 2, limits, time: Time(5) });
     let answer = exchange(&mut client, &mut server, hello(), reply);
     assert!(matches!(answer, Answer::Welcome(_)));
     (client, server)
@@ -97,7 +99,7 @@ fn open_stage(client: &mut Session, server: &mut Session, count: u32) -> Handle 
 
 fn accumulate(client: &mut Session, handle: Handle, chunk: u32) {
     let bytes = Bytes::from(vec![u8::try_from(chunk).unwrap(); 1000]);
-    client.request(START, Op::Accumulate { handle, chunk, bytes }).unwrap();
+    client.request(START, Op::Accumulate { handle, chunk, bytes, level: Level::Placed }).unwrap();
 }
 
 fn raw(opcode: Opcode, request: u64, payload: Bytes) -> Frame {
@@ -360,7 +362,7 @@ fn a_handle_of_another_session_or_one_taken_back_is_a_bad_handle() {
     assert_eq!(status(&mut other, raw_read(9, handle, 0)), bad);
     assert_eq!(status(&mut server, raw_read(9, Handle(handle.0 ^ 1), 0)), bad);
     assert_eq!(status(&mut server, raw_read(10, handle, 0)), None);
-    server.revoke(&name("r"));
+    server.revoke(|region| *region == name("r"));
     assert_eq!(status(&mut server, raw_read(11, handle, 0)), bad);
 }
 
@@ -476,7 +478,11 @@ fn unanswered_bulk_never_exceeds_the_window() {
     let (token, request) = next_request(&mut server);
     let Request::Stage { chunk: 0, hash, bytes, .. } = request else { panic!("{request:?}") };
     assert_eq!(hash, Hash::of(&bytes));
-    server.respond(START, token, Reply::Placed(crate::Placement::Placed));
+    server.respond(
+        START,
+        token,
+        Reply::Placed { placement: crate::Placement::Placed, level: Level::Placed },
+    );
     carry(START, &mut server, &mut client);
     assert_eq!(carry(START, &mut client, &mut server), 1);
 }
@@ -589,7 +595,8 @@ fn our_own_session_refuses_what_the_protocol_does_not_allow() {
     assert!(matches!(client.request(START, Op::Send { bytes }), Err(Refused::TooLarge { .. })));
     let handle = open_stage(&mut client, &mut server, 2);
     let bytes = Bytes::from_static(b"short");
-    let refused = client.request(START, Op::Accumulate { handle, chunk: 0, bytes });
+    let refused =
+        client.request(START, Op::Accumulate { handle, chunk: 0, bytes, level: Level::Placed });
     assert_eq!(refused, Err(Refused::BadChunk { chunk: 0 }));
     assert!(client.request(START, Op::Commit { handle: Handle(7), expected: 0 }).is_err());
     while client.room() > 0 {

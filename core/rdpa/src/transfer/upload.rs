@@ -2,7 +2,7 @@
 
 use super::{REOPENS_MAX, TransferError, UploadStep, is_bad_handle};
 use crate::{
-    Answer, ChunkSet, Event, Handle, Op, Placement, Refused, RegionName, RequestId, Session,
+    Answer, ChunkSet, Event, Handle, Level, Op, Placement, Refused, RegionName, RequestId, Session,
     StageInfo, StageKind,
 };
 use bytes::Bytes;
@@ -15,6 +15,7 @@ pub struct Upload {
     region: RegionName,
     stage: StageInfo,
     window: usize,
+    level: Level,
     state: State,
     placed: ChunkSet,
     /// Asked of the caller.
@@ -50,6 +51,7 @@ impl Upload {
             region,
             stage,
             window: window.max(1),
+            level: Level::Placed,
             state: State::Stopped,
             placed: ChunkSet::empty(count),
             wanted: BTreeSet::new(),
@@ -58,6 +60,13 @@ impl Upload {
             reopens: 0,
             steps: VecDeque::new(),
         }
+    }
+
+    /// Asks for another level than placed for each chunk.
+    #[must_use]
+    pub const fn at(mut self, level: Level) -> Self {
+        self.level = level;
+        self
     }
 
     /// Begins, or goes on in a new session. From now on only events of `session` may be offered.
@@ -135,7 +144,7 @@ impl Upload {
         }
         let Some(chunk) = self.in_flight.remove(&id) else { return false };
         match answer {
-            Answer::Placed(Placement::Conflict) => {
+            Answer::Placed { placement: Placement::Conflict, .. } => {
                 self.fail(session, TransferError::Conflict { chunk });
             }
             _ => {
@@ -151,9 +160,10 @@ impl Upload {
         let State::Staging(handle) = self.state else { return };
         while let Some((chunk, bytes)) = self.given.first_key_value() {
             let (chunk, bytes) = (*chunk, bytes.clone());
+            let level = self.level;
             let op = match self.stage.kind {
-                StageKind::Write => Op::Write { handle, chunk, bytes },
-                StageKind::Accumulate => Op::Accumulate { handle, chunk, bytes },
+                StageKind::Write => Op::Write { handle, chunk, bytes, level },
+                StageKind::Accumulate => Op::Accumulate { handle, chunk, bytes, level },
             };
             match session.request(now, op) {
                 Ok(id) => {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use suanli_base::Time;
 use suanli_rdpa::{
-    ChunkSet, Code, Event, PeerLimits, Placement, RegionInfo, RegionName, Reply, Request,
-    ResponderToken, Session, StageInfo, Staging, Welcome,
+    ChunkSet, Code, Event, Level, PeerLimits, Placement, RegionInfo, RegionName, RegionStat, Reply,
+    Request, ResponderToken, Session, StageInfo, Staging, Welcome, runs_of,
 };
 
 /// Regions with all their versions, staging areas, and every message that was handed over.
@@ -19,6 +19,9 @@ pub(crate) struct Holder {
     /// Chunks handed over for staging, duplicates too.
     pub(crate) stagings: u64,
     pub(crate) cancelled: BTreeSet<ResponderToken>,
+    pub(crate) cells: BTreeMap<RegionName, Vec<u64>>,
+    /// Fences that were asked, each with how many chunks were placed by then.
+    pub(crate) fences: Vec<u64>,
     /// Denies having any staged chunk.
     pub(crate) hides: bool,
     /// Answers READs with wrong bytes.
@@ -61,7 +64,7 @@ impl Holder {
         match request {
             Request::Hello(_) => {
                 let limits = PeerLimits { requests_max: 64, bulk_window_bytes: 10_000 };
-                Reply::Welcome(Welcome { version: 1, limits, time: Time(0) })
+                Reply::Welcome(Welcome { version: 2, limits, time: Time(0) })
             }
             Request::Open { region } => match self.newest(&region) {
                 Some((info, _)) => Reply::Opened(Arc::clone(info)),
@@ -97,7 +100,7 @@ impl Holder {
                     self.placed += 1;
                     chunks.insert(chunk, bytes);
                 }
-                Reply::Placed(placement)
+                Reply::Placed { placement, level: Level::Placed }
             }
             Request::Commit { region, expected, .. } => self.commit(&region, expected),
             Request::Send { bytes } => {
@@ -108,6 +111,46 @@ impl Holder {
                 let version = self.newest(&region).map_or(0, |(info, _)| info.version);
                 Reply::Subscribed { version }
             }
+            Request::ReadRanges { region, version, spans, start, len } => {
+                let versions = &self.regions[&region];
+                let found = versions.iter().find(|(info, _)| info.version == version);
+                let Some((_, chunks)) = found else { return error(Code::VersionGone) };
+                let bytes = chunks.concat();
+                let runs = runs_of(&spans, start, u64::from(len));
+                let run = |(at, len)| &bytes[at as usize..][..len as usize];
+                Reply::Data(runs.map(run).collect::<Vec<_>>().concat().into())
+            }
+            Request::OpenCells { region } => {
+                let cells = self.cells.entry(region).or_insert_with(|| vec![0; 4]);
+                Reply::CellsOpened { count: u32::try_from(cells.len()).unwrap() }
+            }
+            Request::Cas { region, cell, expected, new } => {
+                let cell = &mut self.cells.get_mut(&region).unwrap()[cell as usize];
+                let held = *cell;
+                if held == expected {
+                    *cell = new;
+                }
+                Reply::Cell { held }
+            }
+            Request::FetchAdd { region, cell, add } => {
+                let cell = &mut self.cells.get_mut(&region).unwrap()[cell as usize];
+                let held = *cell;
+                *cell = held.wrapping_add(add);
+                Reply::Cell { held }
+            }
+            Request::Fence { level } => {
+                self.fences.push(self.placed);
+                Reply::Fenced { level: level.unwrap() }
+            }
+            Request::Stat { region } => {
+                let region = region.and_then(|region| {
+                    let (info, _) = self.newest(&region)?;
+                    let (version, shape, root) = (info.version, info.shape, info.root);
+                    Some(RegionStat { version, oldest: 1, shape, root, pinned_bytes: 0 })
+                });
+                Reply::Stat { region }
+            }
+            Request::Revoke { epoch, .. } => Reply::Revoked { epoch },
             other => panic!("{other:?}"),
         }
     }

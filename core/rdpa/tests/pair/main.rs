@@ -6,6 +6,7 @@
 
 mod holder;
 mod net;
+mod verbs;
 
 use bytes::Bytes;
 use holder::{Holder, cut};
@@ -19,6 +20,7 @@ use suanli_rdpa::{
     RequestId, Session, Side, StageInfo, StageKind, TransferError, Upload, UploadStep,
 };
 
+/// Each test runs this many seeds; `SUANLI_PAIR_SEEDS` says another number.
 const SEEDS: u64 = 300;
 const REPLAY: Option<u64> = None;
 const CLIENT: usize = 0;
@@ -154,8 +156,10 @@ fn weather_of(seed: u64) -> Weather {
     Weather { loss, duplication, delay: (low, low + random.below(400)) }
 }
 
+#[allow(clippy::disallowed_methods, reason = "how long a test runs is the caller's to say")]
 fn seeds() -> impl Iterator<Item = u64> {
-    let range = REPLAY.map_or(0..SEEDS, |seed| seed..seed + 1);
+    let wanted = std::env::var("SUANLI_PAIR_SEEDS").ok().and_then(|text| text.parse().ok());
+    let range = REPLAY.map_or(0..wanted.unwrap_or(SEEDS), |seed| seed..seed + 1);
     range.inspect(|seed| println!("seed {seed}: {:?}", weather_of(*seed)))
 }
 

@@ -94,7 +94,7 @@ impl Files {
     pub(crate) fn read(
         &self,
         source: Source,
-        offset: u64,
+        runs: &[(u64, u32)],
         length: u32,
     ) -> std::io::Result<Vec<u8>> {
         let path = match source {
@@ -103,7 +103,13 @@ impl Files {
             Source::Spec(_) => return Err(std::io::ErrorKind::Unsupported.into()),
         };
         let mut bytes = vec![0; length as usize];
-        std::fs::File::open(path)?.read_exact_at(&mut bytes, offset)?;
+        let file = std::fs::File::open(path)?;
+        let mut rest = &mut bytes[..];
+        for (offset, length) in runs {
+            let (run, behind) = rest.split_at_mut(*length as usize);
+            file.read_exact_at(run, *offset)?;
+            rest = behind;
+        }
         Ok(bytes)
     }
 

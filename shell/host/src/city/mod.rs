@@ -219,8 +219,8 @@ fn read_thread(files: Files, done: mpsc::UnboundedSender<Done>) -> mpsc::Unbound
     let (works, mut works_in) = mpsc::unbounded_channel();
     std::thread::spawn(move || {
         while let Some(work) = works_in.blocking_recv() {
-            let Work::Read { conn, token, source, offset, length } = work else { continue };
-            let bytes = files.read(source, offset, length).ok().map(bytes::Bytes::from);
+            let Work::Read { conn, token, source, runs, length } = work else { continue };
+            let bytes = files.read(source, &runs, length).ok().map(bytes::Bytes::from);
             if done.send(Done::Read { conn, token, bytes }).is_err() {
                 return;
             }
