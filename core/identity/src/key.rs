@@ -18,6 +18,8 @@ pub enum Kind {
     Contribution = 3,
     /// A job handed in by a trainer.
     Job = 4,
+    /// An introduction at the start of a link that is not encrypted.
+    Link = 5,
 }
 
 /// The tag every signature is under (DESIGN 5.10): kind, version, city, expiry.

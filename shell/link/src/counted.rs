@@ -1,4 +1,4 @@
-//! A TCP stream that counts its bytes: what really crosses the socket, TLS included.
+//! Counting the bytes of a link: what really crosses the socket, encryption included.
 
 use std::io;
 use std::pin::Pin;
@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
-/// Bytes of one connection, growing while it lives.
+/// Bytes of one link, growing while it lives.
 #[derive(Debug, Default)]
 pub struct Counters {
     up: AtomicU64,
@@ -29,16 +28,21 @@ impl Counters {
     }
 }
 
+/// A stream that counts.
 #[derive(Debug)]
-pub(crate) struct Counted {
-    stream: TcpStream,
+pub(crate) struct Counted<S> {
+    stream: S,
     counters: Arc<Counters>,
 }
 
-impl Counted {
-    pub(crate) fn new(stream: TcpStream) -> (Self, Arc<Counters>) {
+impl<S> Counted<S> {
+    pub(crate) fn new(stream: S) -> (Self, Arc<Counters>) {
         let counters = Arc::new(Counters::default());
         (Self { stream, counters: Arc::clone(&counters) }, counters)
+    }
+
+    pub(crate) const fn stream(&self) -> &S {
+        &self.stream
     }
 
     fn wrote(&self, result: io::Result<usize>) -> io::Result<usize> {
@@ -49,7 +53,7 @@ impl Counted {
     }
 }
 
-impl AsyncRead for Counted {
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -63,7 +67,7 @@ impl AsyncRead for Counted {
     }
 }
 
-impl AsyncWrite for Counted {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

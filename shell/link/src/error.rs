@@ -1,10 +1,12 @@
 //! What can go wrong between two sockets, and whose doing it is.
 
 use crate::key::PinMismatch;
+use crate::{LinkKind, Remote};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 use suanli_base::{Fault, NodeId};
+use suanli_identity::BadSignature;
 use suanli_rdpa::FrameError;
 
 /// A link could not be made or broke.
@@ -59,7 +61,7 @@ pub enum LinkError {
     )]
     WrongKey {
         /// Where.
-        remote: SocketAddr,
+        remote: Remote,
         /// The key expected.
         expected: NodeId,
         /// The key found.
@@ -69,17 +71,27 @@ pub enum LinkError {
     #[error("{remote} did not finish the handshake within {} ms", after.as_millis())]
     HandshakeTimeout {
         /// Who.
-        remote: SocketAddr,
+        remote: Remote,
         /// The time it had.
         after: Duration,
     },
     /// Bytes that are no handshake of ours: a port scan, a browser, another service.
-    #[error("{remote} does not speak TLS 1.3 with a raw ed25519 key and our protocol ({source})")]
+    #[error("{remote} does not speak our protocol over {kind} ({source})")]
     Noise {
         /// Who.
-        remote: SocketAddr,
+        remote: Remote,
+        /// What was expected to carry it.
+        kind: LinkKind,
         /// What was wrong with it.
         source: io::Error,
+    },
+    /// Somebody shows a key and does not hold its secret.
+    #[error("{remote} claims a key that it did not prove: {source}; somebody may be in between")]
+    Unproven {
+        /// Who.
+        remote: Remote,
+        /// The proof that is none.
+        source: BadSignature,
     },
     /// Bytes inside the link that are no frame.
     #[error("node {} at {remote} broke the protocol: {source}", peer.short())]
@@ -87,7 +99,7 @@ pub enum LinkError {
         /// Who.
         peer: NodeId,
         /// Where.
-        remote: SocketAddr,
+        remote: Remote,
         /// What was wrong.
         source: FrameError,
     },
@@ -95,7 +107,7 @@ pub enum LinkError {
     #[error("the connection to {remote} was lost: {source}")]
     Lost {
         /// To whom.
-        remote: SocketAddr,
+        remote: Remote,
         /// What the system says.
         source: io::Error,
     },
@@ -107,7 +119,10 @@ impl LinkError {
     pub const fn fault(&self) -> Fault {
         match self {
             Self::PortInUse { .. } | Self::Bind { .. } | Self::Resolve { .. } => Fault::Ours,
-            Self::WrongKey { .. } | Self::Noise { .. } | Self::Frame { .. } => Fault::Peer,
+            Self::WrongKey { .. }
+            | Self::Noise { .. }
+            | Self::Unproven { .. }
+            | Self::Frame { .. } => Fault::Peer,
             Self::Listen { .. }
             | Self::Unreachable { .. }
             | Self::HandshakeTimeout { .. }
@@ -123,7 +138,7 @@ impl LinkError {
     }
 
     /// What a failed handshake means.
-    pub(crate) fn of_handshake(remote: SocketAddr, source: io::Error) -> Self {
+    pub(crate) fn of_handshake(remote: Remote, source: io::Error) -> Self {
         let tls = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         match tls {
             Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other))) => {
@@ -131,10 +146,10 @@ impl LinkError {
                     Some(PinMismatch { expected, found }) => {
                         Self::WrongKey { remote, expected: *expected, found: *found }
                     }
-                    None => Self::Noise { remote, source },
+                    None => Self::Noise { remote, kind: LinkKind::Tls, source },
                 }
             }
-            Some(_) => Self::Noise { remote, source },
+            Some(_) => Self::Noise { remote, kind: LinkKind::Tls, source },
             None => Self::Lost { remote, source },
         }
     }

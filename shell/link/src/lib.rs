@@ -1,20 +1,31 @@
-//! What carries RDPA: TCP with TLS 1.3 and raw ed25519 keys on both sides.
+//! What carries RDPA between two nodes: TCP with TLS 1.3 and raw ed25519 keys on both sides, and the
+//! other kinds of link that [`LinkKind`] lists.
 //!
-//! Not for: deciding who may do what (HELLO does, in the session), or which address to listen on (the
-//! caller does; loopback unless its operator says otherwise).
+//! Not for: deciding who may do what (HELLO does, in the session), or which address to listen on and
+//! which kind to choose (the caller does; loopback and TLS unless its operator says otherwise).
 //!
 //! Invariants: a [`Link`] has proven the key of its peer; the connecting side gets the key it expects
 //! or nothing; no resumption, no 0-RTT; strangers have a bound in number and in time; what is read
-//! is bounded by one frame. TLS with raw public keys: RFC 8446, RFC 7250, RFC 8410.
+//! is bounded by one frame per lane; one kind of link never stands in for another unasked. TLS with
+//! raw public keys: RFC 8446, RFC 7250, RFC 8410.
 
 mod counted;
 mod error;
+mod frames;
 mod key;
+mod lane;
 mod link;
 mod listener;
+mod plain;
 pub mod pump;
+mod remote;
+mod tcp;
 
 pub use counted::Counters;
 pub use error::LinkError;
-pub use link::{FrameReader, FrameWriter, Link, connect};
+pub use frames::{FrameReader, FrameWriter};
+pub use lane::{Lane, LaneReader, LaneWriter};
+pub use link::{Link, connect};
 pub use listener::{Incoming, LinkLimits, Listener};
+pub use plain::connect_plain;
+pub use remote::{LinkKind, Remote};

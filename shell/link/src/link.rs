@@ -1,36 +1,28 @@
-//! A link: an authenticated, encrypted stream of frames between two nodes.
+//! A link: what carries frames between two nodes, whatever it is made of.
 
 use crate::counted::{Counted, Counters};
-use crate::{LinkError, key};
-use bytes::BytesMut;
+use crate::lane::Lane;
+use crate::{FrameReader, FrameWriter, LinkError, LinkKind, Remote, key, tcp};
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use suanli_base::NodeId;
 use suanli_identity::SecretKey;
-use suanli_rdpa::{Decoder, Frame};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
 
-/// Bytes that wait in a [`FrameWriter`] before it takes no more frames. What is in here can no longer
-/// be overtaken by a heart-beat: on 1 Mbit/s it is a second.
-const WRITE_BUFFER_BYTES: usize = 128 << 10;
-const READ_BYTES: usize = 64 << 10;
-/// How long a peer has to take our last bytes.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// An authenticated connection.
+/// An authenticated connection of one or more [lanes](Lane).
 #[derive(Debug)]
 pub struct Link {
-    stream: TlsStream<Counted>,
+    kind: LinkKind,
     peer: NodeId,
-    remote: SocketAddr,
+    remote: Remote,
     counters: Arc<Counters>,
+    lanes: Vec<Lane>,
 }
 
-/// Connects to `addr` (`host:port`) as the node of `key`; only the node `expected` will do.
+/// Connects to `addr` (`host:port`) as the node of `key`, by TCP with TLS 1.3; only the node
+/// `expected` will do.
 ///
 /// # Errors
 /// [`LinkError::Resolve`], [`LinkError::Unreachable`], [`LinkError::WrongKey`],
@@ -41,48 +33,50 @@ pub async fn connect(
     expected: NodeId,
     timeout: Duration,
 ) -> Result<Link, LinkError> {
-    let stream = tokio::time::timeout(timeout, reach(addr)).await.unwrap_or_else(|_| {
-        let source = io::Error::from(io::ErrorKind::TimedOut);
-        Err(LinkError::Unreachable { addr: addr.to_owned(), source })
-    })?;
+    let stream = tcp::reach(addr, timeout).await?;
     let unreachable = |source| LinkError::Unreachable { addr: addr.to_owned(), source };
-    stream.set_nodelay(true).map_err(unreachable)?;
-    let remote = stream.peer_addr().map_err(unreachable)?;
+    let remote = Remote::from(stream.peer_addr().map_err(unreachable)?);
     let (stream, counters) = Counted::new(stream);
     let connector = TlsConnector::from(key::connecting(key, expected));
-    let stream = tokio::time::timeout(timeout, connector.connect(key::server_name(), stream))
-        .await
-        .map_err(|_| LinkError::HandshakeTimeout { remote, after: timeout })?
-        .map_err(|source| LinkError::of_handshake(remote, source))?;
-    Link::new(TlsStream::from(stream), remote, counters)
-}
-
-/// Tries every address the name has.
-async fn reach(addr: &str) -> Result<TcpStream, LinkError> {
-    let unresolved = |source| LinkError::Resolve { addr: addr.to_owned(), source };
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for candidate in tokio::net::lookup_host(addr).await.map_err(unresolved)? {
-        match TcpStream::connect(candidate).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
+    let done = tokio::time::timeout(timeout, connector.connect(key::server_name(), stream)).await;
+    match done {
+        Ok(Ok(stream)) => Link::of_tls(TlsStream::from(stream), remote, counters),
+        Ok(Err(source)) => Err(LinkError::of_handshake(remote, source)),
+        Err(_) => Err(LinkError::HandshakeTimeout { remote, after: timeout }),
     }
-    Err(LinkError::Unreachable { addr: addr.to_owned(), source: last })
 }
 
 impl Link {
+    /// The first of `lanes` carries control frames.
     pub(crate) fn new(
-        stream: TlsStream<Counted>,
-        remote: SocketAddr,
+        kind: LinkKind,
+        peer: NodeId,
+        remote: Remote,
+        counters: Arc<Counters>,
+        lanes: Vec<Lane>,
+    ) -> Self {
+        assert!(!lanes.is_empty(), "a link has a lane for control frames");
+        Self { kind, peer, remote, counters, lanes }
+    }
+
+    pub(crate) fn of_tls(
+        stream: TlsStream<Counted<TcpStream>>,
+        remote: Remote,
         counters: Arc<Counters>,
     ) -> Result<Self, LinkError> {
         let (_, tls) = stream.get_ref();
         let key = tls.peer_certificates().and_then(|keys| keys.first());
         let Some(peer) = key.and_then(key::node_of) else {
             let source = io::Error::new(io::ErrorKind::InvalidData, "no raw ed25519 key");
-            return Err(LinkError::Noise { remote, source });
+            return Err(LinkError::Noise { remote, kind: LinkKind::Tls, source });
         };
-        Ok(Self { stream, peer, remote, counters })
+        Ok(Self::new(LinkKind::Tls, peer, remote, counters, vec![Lane::of(stream)]))
+    }
+
+    /// What it is made of.
+    #[must_use]
+    pub const fn kind(&self) -> LinkKind {
+        self.kind
     }
 
     /// Who is there; proven by the handshake.
@@ -93,164 +87,162 @@ impl Link {
 
     /// Where.
     #[must_use]
-    pub const fn remote(&self) -> SocketAddr {
-        self.remote
+    pub const fn remote(&self) -> &Remote {
+        &self.remote
     }
 
-    /// The bytes of the socket, both ways, handshake and TLS included.
+    /// The bytes of the socket, both ways, handshake and encryption included.
     #[must_use]
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
     }
 
-    /// The two halves.
+    /// The two halves, which carry frames.
     #[must_use]
     pub fn split(self) -> (FrameReader, FrameWriter) {
-        let (peer, remote) = (self.peer, self.remote);
-        let (read, write) = tokio::io::split(self.stream);
-        let reader = FrameReader { half: read, decoder: Decoder::new(), peer, remote };
-        let writer = FrameWriter { half: write, buffer: BytesMut::new(), flushed: true, remote };
-        (reader, writer)
-    }
-}
-
-/// The half that reads frames.
-#[derive(Debug)]
-pub struct FrameReader {
-    half: ReadHalf<TlsStream<Counted>>,
-    decoder: Decoder,
-    peer: NodeId,
-    remote: SocketAddr,
-}
-
-impl FrameReader {
-    /// The next frame; nothing when the peer closed cleanly. May be dropped and called anew.
-    ///
-    /// # Errors
-    /// [`LinkError::Frame`] when the peer broke the protocol, [`LinkError::Lost`] when the connection
-    /// ended in the middle.
-    pub async fn next(&mut self) -> Result<Option<Frame>, LinkError> {
-        let (peer, remote) = (self.peer, self.remote);
-        loop {
-            let frame = self.decoder.next_frame();
-            if let Some(frame) =
-                frame.map_err(|source| LinkError::Frame { peer, remote, source })?
-            {
-                return Ok(Some(frame));
-            }
-            let buffer = self.decoder.buffer();
-            buffer.reserve(READ_BYTES);
-            let read = self.half.read_buf(buffer).await;
-            if read.map_err(|source| LinkError::Lost { remote, source })? == 0 {
-                if self.decoder.is_between_frames() {
-                    return Ok(None);
-                }
-                let source = io::Error::from(io::ErrorKind::UnexpectedEof);
-                return Err(LinkError::Lost { remote, source });
-            }
-        }
-    }
-}
-
-/// The half that writes frames, several at a time.
-#[derive(Debug)]
-pub struct FrameWriter {
-    half: WriteHalf<TlsStream<Counted>>,
-    buffer: BytesMut,
-    flushed: bool,
-    remote: SocketAddr,
-}
-
-impl FrameWriter {
-    /// Puts a frame into the buffer. Ask [`FrameWriter::is_full`] first.
-    pub fn push(&mut self, frame: &Frame) {
-        self.buffer.reserve(frame.wire_len());
-        self.buffer.extend_from_slice(&frame.header_bytes());
-        self.buffer.extend_from_slice(frame.payload());
-        self.flushed = false;
+        let (readers, writers) =
+            self.lanes.into_iter().map(|lane| (lane.reader, lane.writer)).unzip();
+        let reader = FrameReader::new(readers, self.peer, self.remote.clone());
+        (reader, FrameWriter::new(writers, self.remote))
     }
 
-    /// Whether to write before pushing more.
+    /// The lanes themselves, control first, for whoever frames what goes over them.
     #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.buffer.len() >= WRITE_BUFFER_BYTES
-    }
-
-    /// Whether everything pushed is with the system.
-    #[must_use]
-    pub const fn is_idle(&self) -> bool {
-        self.flushed
-    }
-
-    /// Writes some of what waits. May be dropped and called anew.
-    ///
-    /// # Errors
-    /// [`LinkError::Lost`].
-    pub async fn write_some(&mut self) -> Result<(), LinkError> {
-        let remote = self.remote;
-        let lost = |source| LinkError::Lost { remote, source };
-        if self.buffer.is_empty() {
-            self.half.flush().await.map_err(lost)?;
-            self.flushed = true;
-            return Ok(());
-        }
-        match self.half.write_buf(&mut self.buffer).await {
-            Ok(0) => Err(lost(io::ErrorKind::WriteZero.into())),
-            Ok(_) => Ok(()),
-            Err(error) => Err(lost(error)),
-        }
-    }
-
-    /// Writes everything that waits.
-    ///
-    /// # Errors
-    /// [`LinkError::Lost`].
-    pub async fn flush(&mut self) -> Result<(), LinkError> {
-        while !self.flushed {
-            self.write_some().await?;
-        }
-        Ok(())
-    }
-
-    /// Writes what waits and says goodbye, within a second.
-    ///
-    /// # Errors
-    /// [`LinkError::Lost`]; the connection is gone either way.
-    pub async fn close(mut self) -> Result<(), LinkError> {
-        let remote = self.remote;
-        let work = async {
-            self.flush().await?;
-            self.half.shutdown().await.map_err(|source| LinkError::Lost { remote, source })
-        };
-        tokio::time::timeout(CLOSE_TIMEOUT, work).await.unwrap_or_else(|_| {
-            Err(LinkError::Lost { remote, source: io::ErrorKind::TimedOut.into() })
-        })
+    pub fn into_lanes(self) -> Vec<Lane> {
+        self.lanes
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{LinkLimits, Listener};
+    use bytes::Bytes;
     use suanli_base::Fault;
+    use suanli_rdpa::{Direction, Frame, Header, Opcode};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    /// A link of `lanes` pipes in memory, each of which holds `bytes`, and the other ends.
+    fn piped(lanes: usize, bytes: usize) -> (Link, Vec<DuplexStream>) {
+        let pipes = (0..lanes).map(|_| tokio::io::duplex(bytes));
+        let (ours, theirs): (Vec<_>, Vec<_>) = pipes.unzip();
+        let lanes = ours.into_iter().map(Lane::of).collect();
+        let peer = SecretKey::from_seed(&[1; 32]).node();
+        let remote = Remote::Local { pid: 1 };
+        (Link::new(LinkKind::Shared, peer, remote, Arc::default(), lanes), theirs)
+    }
+
+    fn frame(opcode: Opcode, number: u64, len: usize) -> Frame {
+        let header = Header::new(opcode, Direction::Request, number);
+        let fill = u8::try_from(number % 251).unwrap();
+        Frame::new(header, Bytes::from(vec![fill; len]))
+    }
 
     #[tokio::test]
     async fn bytes_inside_the_link_that_are_no_frame_are_the_peers_fault() {
-        let (city, family) = (SecretKey::from_seed(&[1; 32]), SecretKey::from_seed(&[2; 32]));
-        let any = "127.0.0.1:0".parse().unwrap();
-        let listener = Listener::bind(any, &city, LinkLimits::default()).await.unwrap();
-        let addr = listener.local_addr().unwrap().to_string();
-        let (client, server) =
-            tokio::join!(connect(&addr, &family, city.node(), Duration::from_secs(10)), async {
-                listener.accept().await.unwrap().handshake().await
-            },);
-        let (mut reader, _keep) = client.unwrap().split();
-        let (_keep, mut writer) = server.unwrap().split();
-        writer.buffer.extend_from_slice(&[b'x'; 64]);
-        writer.flushed = false;
-        writer.flush().await.unwrap();
-        let error = reader.next().await.unwrap_err();
-        assert!(matches!(error, LinkError::Frame { .. }), "{error}");
-        assert_eq!(error.fault(), Fault::Peer);
+        for lane in 0..3 {
+            let (link, mut theirs) = piped(3, 1024);
+            let (mut reader, _keep) = link.split();
+            theirs[lane].write_all(&[b'x'; 64]).await.unwrap();
+            let error = reader.next().await.unwrap_err();
+            assert!(matches!(error, LinkError::Frame { .. }), "{error}");
+            assert_eq!(error.fault(), Fault::Peer);
+        }
+    }
+
+    #[tokio::test]
+    async fn control_frames_pass_while_every_bulk_lane_is_stuck() {
+        let (link, mut theirs) = piped(3, 64 << 10);
+        let (_keep, mut writer) = link.split();
+        while !writer.is_full() {
+            writer.push(&frame(Opcode::Write, 1, 100_000));
+        }
+        let ping = frame(Opcode::Ping, 7, 0);
+        writer.push(&ping);
+        let mut came = [0; 64];
+        let control = &mut theirs[0];
+        let writing = async {
+            loop {
+                writer.write_some().await.unwrap();
+            }
+        };
+        tokio::select! {
+            () = writing => {}
+            read = control.read_exact(&mut came) => { read.unwrap(); }
+        }
+        assert_eq!(came, ping.header_bytes());
+    }
+
+    #[tokio::test]
+    async fn a_waiting_control_frame_is_read_before_bulk_and_no_bulk_lane_is_forgotten() {
+        let (link, mut theirs) = piped(3, 1 << 20);
+        let (mut reader, _keep) = link.split();
+        for number in 0..4 {
+            for lane in [1, 2] {
+                let bulk = frame(Opcode::Write, number * 10 + lane as u64, 1000).to_bytes();
+                theirs[lane].write_all(&bulk).await.unwrap();
+            }
+        }
+        theirs[0].write_all(&frame(Opcode::Ping, 7, 8).to_bytes()).await.unwrap();
+        let mut order = Vec::new();
+        for _ in 0..9 {
+            order.push(reader.next().await.unwrap().unwrap().header().request);
+        }
+        assert_eq!(order[0], 7);
+        let last_of_each = (1..=2).map(|lane| order.iter().position(|n| *n == 30 + lane).unwrap());
+        assert!(last_of_each.min().unwrap() >= 7, "they take turns: {order:?}");
+        drop(theirs);
+        assert!(reader.next().await.unwrap().is_none(), "all lanes ended between frames");
+    }
+
+    #[tokio::test]
+    async fn a_lane_cut_within_a_frame_is_lost_whatever_the_others_do() {
+        for lane in 0..2 {
+            let (link, mut theirs) = piped(2, 1 << 20);
+            let (mut reader, _keep) = link.split();
+            let bytes = frame(Opcode::Write, 3, 500).to_bytes();
+            theirs[lane].write_all(&bytes[..bytes.len() - 1]).await.unwrap();
+            drop(theirs);
+            let error = reader.next().await.unwrap_err();
+            assert!(matches!(error, LinkError::Lost { .. }), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_link_of_one_lane_carries_both_classes_in_the_order_they_were_pushed() {
+        let (link, mut theirs) = piped(1, 1 << 20);
+        let (_keep, mut writer) = link.split();
+        let sizes = [0, 1, 4096, 4097, 70_000, 5];
+        let frames: Vec<Frame> =
+            (0..).zip(sizes).map(|(number, len)| frame(Opcode::Write, number, len)).collect();
+        let mut expected = Vec::new();
+        for frame in &frames {
+            writer.push(frame);
+            expected.extend_from_slice(&frame.to_bytes());
+        }
+        writer.close().await.unwrap();
+        let mut came = Vec::new();
+        theirs[0].read_to_end(&mut came).await.unwrap();
+        assert!(came == expected);
+    }
+
+    #[tokio::test]
+    async fn long_payloads_use_the_memory_of_those_that_were_let_go() {
+        let (link, mut theirs) = piped(1, 1 << 20);
+        let (mut reader, _keep) = link.split();
+        let bytes = frame(Opcode::Write, 3, 300_000).to_bytes();
+        let mut places = std::collections::BTreeSet::new();
+        let mut held = Vec::new();
+        for turn in 0..40 {
+            theirs[0].write_all(&bytes).await.unwrap();
+            let frame = reader.next().await.unwrap().unwrap();
+            assert_eq!(frame.to_bytes(), bytes);
+            places.insert(frame.payload().as_ptr() as usize);
+            if turn == 5 {
+                // What somebody still holds is never written over.
+                held.push(frame);
+            }
+        }
+        assert!(places.len() < 12, "{} places for 40 payloads", places.len());
+        assert_eq!(held[0].to_bytes(), bytes);
     }
 }

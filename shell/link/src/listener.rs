@@ -1,7 +1,7 @@
 //! Taking connections, with a bound on how many may be strangers at once.
 
 use crate::counted::Counted;
-use crate::{Link, LinkError, key};
+use crate::{Link, LinkError, Remote, key, plain, tcp};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,18 +46,25 @@ struct Strangers {
 #[derive(Debug)]
 pub struct Listener {
     tcp: TcpListener,
-    acceptor: Acceptor,
+    greeting: Greeting,
     limits: LinkLimits,
     room: Arc<Semaphore>,
     strangers: Arc<Mutex<Strangers>>,
 }
 
+/// How those who come prove who they are.
 #[derive(Clone)]
-struct Acceptor(TlsAcceptor);
+enum Greeting {
+    Tls(TlsAcceptor),
+    Plain(Arc<SecretKey>),
+}
 
-impl core::fmt::Debug for Acceptor {
+impl core::fmt::Debug for Greeting {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("Acceptor")
+        f.write_str(match self {
+            Self::Tls(_) => "Tls",
+            Self::Plain(_) => "Plain",
+        })
     }
 }
 
@@ -66,7 +73,7 @@ impl core::fmt::Debug for Acceptor {
 pub struct Incoming {
     stream: TcpStream,
     remote: SocketAddr,
-    acceptor: Acceptor,
+    greeting: Greeting,
     timeout: Duration,
     place: Place,
 }
@@ -92,7 +99,7 @@ impl Drop for Place {
 }
 
 impl Listener {
-    /// Listens on `addr` as the node of `key`. Port 0 lets the system choose.
+    /// Listens on `addr` as the node of `key`, for TCP with TLS 1.3. Port 0 lets the system choose.
     ///
     /// # Errors
     /// [`LinkError::PortInUse`] or [`LinkError::Bind`].
@@ -101,11 +108,33 @@ impl Listener {
         key: &SecretKey,
         limits: LinkLimits,
     ) -> Result<Self, LinkError> {
+        let greeting = Greeting::Tls(TlsAcceptor::from(key::accepting(key)));
+        Self::bind_with(addr, greeting, limits).await
+    }
+
+    /// Listens on `addr` for TCP without encryption ([`connect_plain`](crate::connect_plain)): only
+    /// where the operator trusts the network and says so.
+    ///
+    /// # Errors
+    /// [`LinkError::PortInUse`] or [`LinkError::Bind`].
+    pub async fn bind_plain(
+        addr: SocketAddr,
+        key: &SecretKey,
+        limits: LinkLimits,
+    ) -> Result<Self, LinkError> {
+        Self::bind_with(addr, Greeting::Plain(Arc::new(key.clone())), limits).await
+    }
+
+    async fn bind_with(
+        addr: SocketAddr,
+        greeting: Greeting,
+        limits: LinkLimits,
+    ) -> Result<Self, LinkError> {
         let tcp =
             TcpListener::bind(addr).await.map_err(|source| LinkError::of_bind(addr, source))?;
         Ok(Self {
             tcp,
-            acceptor: Acceptor(TlsAcceptor::from(key::accepting(key))),
+            greeting,
             limits,
             room: Arc::new(Semaphore::new(limits.handshakes_max)),
             strangers: Arc::default(),
@@ -141,8 +170,8 @@ impl Listener {
             }
             let strangers = Arc::clone(&self.strangers);
             let place = Place { _room: permit, strangers, ip };
-            let (acceptor, timeout) = (self.acceptor.clone(), self.limits.handshake_timeout);
-            return Ok(Incoming { stream, remote, acceptor, timeout, place });
+            let (greeting, timeout) = (self.greeting.clone(), self.limits.handshake_timeout);
+            return Ok(Incoming { stream, remote, greeting, timeout, place });
         }
     }
 
@@ -162,9 +191,11 @@ impl Listener {
         let ip = match error {
             LinkError::Noise { remote, .. }
             | LinkError::HandshakeTimeout { remote, .. }
+            | LinkError::Unproven { remote, .. }
             | LinkError::Lost { remote, .. } => remote.ip(),
-            _ => return true,
+            _ => None,
         };
+        let Some(ip) = ip else { return true };
         let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
         if strangers.noisy.len() >= NOISY_MAX && !strangers.noisy.contains_key(&ip) {
             return false;
@@ -185,18 +216,34 @@ impl Incoming {
     /// Does the handshake. Whose key it is says [`Link::peer`]; what it may do, its HELLO.
     ///
     /// # Errors
-    /// [`LinkError::Noise`], [`LinkError::HandshakeTimeout`] or [`LinkError::Lost`]; the connection is
-    /// dropped.
+    /// [`LinkError::Noise`], [`LinkError::Unproven`], [`LinkError::HandshakeTimeout`] or
+    /// [`LinkError::Lost`]; the connection is dropped.
     pub async fn handshake(self) -> Result<Link, LinkError> {
-        let Self { stream, remote, acceptor, timeout, place } = self;
-        let lost = |source| LinkError::Lost { remote, source };
-        stream.set_nodelay(true).map_err(lost)?;
-        let (stream, counters) = Counted::new(stream);
-        let done = tokio::time::timeout(timeout, acceptor.0.accept(stream)).await;
+        let Self { stream, remote, greeting, timeout, place } = self;
+        let remote = Remote::from(remote);
+        tcp::tune(&stream).map_err(|source| LinkError::Lost { remote: remote.clone(), source })?;
+        let done = match greeting {
+            Greeting::Tls(acceptor) => {
+                tokio::time::timeout(timeout, greet(acceptor, stream, remote.clone())).await
+            }
+            Greeting::Plain(key) => {
+                let work = plain::introduce(stream, &key, None, remote.clone());
+                tokio::time::timeout(timeout, work).await
+            }
+        };
         drop(place);
-        let stream = done
-            .map_err(|_| LinkError::HandshakeTimeout { remote, after: timeout })?
-            .map_err(|source| LinkError::of_handshake(remote, source))?;
-        Link::new(TlsStream::from(stream), remote, counters)
+        done.unwrap_or(Err(LinkError::HandshakeTimeout { remote, after: timeout }))
+    }
+}
+
+async fn greet(
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    remote: Remote,
+) -> Result<Link, LinkError> {
+    let (stream, counters) = Counted::new(stream);
+    match acceptor.accept(stream).await {
+        Ok(stream) => Link::of_tls(TlsStream::from(stream), remote, counters),
+        Err(source) => Err(LinkError::of_handshake(remote, source)),
     }
 }

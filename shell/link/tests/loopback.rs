@@ -1,4 +1,5 @@
-//! Links on loopback: real sockets, real TLS, each test bounded in time.
+//! TCP with TLS on loopback, and the pumps: real sockets, each test bounded in time. What every kind
+//! of link must do stands in `every_kind.rs`.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use suanli_base::{Fault, Time};
 use suanli_identity::{Role, SecretKey};
 use suanli_link::pump::{Command, Ended, carry, drive};
-use suanli_link::{FrameReader, FrameWriter, Link, LinkError, LinkLimits, Listener, connect};
+use suanli_link::{Link, LinkError, LinkLimits, Listener, connect};
 use suanli_rdpa::{
     Answer, Direction, Event, Frame, Header, Hello, Limits, Op, Opcode, PeerLimits, Reply, Request,
     Session, Side, Welcome,
@@ -54,46 +55,6 @@ fn frame(number: u64, len: usize) -> Frame {
     let header = Header::new(Opcode::Accumulate, Direction::Request, number);
     let fill = u8::try_from(number % 251).unwrap();
     Frame::new(header, Bytes::from(vec![fill; len]))
-}
-
-async fn send(writer: &mut FrameWriter, frames: &[Frame]) {
-    for frame in frames {
-        if writer.is_full() {
-            writer.flush().await.unwrap();
-        }
-        writer.push(frame);
-    }
-    writer.flush().await.unwrap();
-}
-
-async fn receive(reader: &mut FrameReader, frames: &[Frame]) {
-    for expected in frames {
-        assert_eq!(reader.next().await.unwrap().as_ref(), Some(expected));
-    }
-}
-
-#[test]
-fn frames_of_all_sizes_cross_both_ways_and_each_side_knows_the_others_key() {
-    run(async {
-        let (client, server) = pair().await;
-        assert_eq!((client.peer(), server.peer()), (key(1).node(), key(2).node()));
-        let (up, down) = (client.counters(), server.counters());
-        let ((mut client_in, mut client_out), (mut server_in, mut server_out)) =
-            (client.split(), server.split());
-        let sizes = [0, 1, 63, 64, 4096, 4097, 100_000, 4 << 20, 34_816, 7];
-        let frames: Vec<Frame> = (0..).zip(sizes).map(|(number, len)| frame(number, len)).collect();
-        tokio::join!(send(&mut client_out, &frames), receive(&mut server_in, &frames));
-        tokio::join!(send(&mut server_out, &frames), receive(&mut client_in, &frames));
-        let payload: u64 = frames.iter().map(|frame| frame.wire_len() as u64).sum();
-        for bytes in [up.up(), up.down()] {
-            assert!(bytes > payload && bytes < payload * 102 / 100, "{bytes} for {payload}");
-        }
-        client_out.close().await.unwrap();
-        assert!(server_in.next().await.unwrap().is_none(), "a clean end");
-        server_out.close().await.unwrap();
-        assert!(client_in.next().await.unwrap().is_none());
-        assert_eq!((up.up(), up.down()), (down.down(), down.up()), "both count the same socket");
-    });
 }
 
 #[test]
@@ -199,18 +160,6 @@ fn one_address_does_not_take_every_place() {
         drop(first);
         streams.push(TcpStream::connect(&addr).await.unwrap());
         let _fourth = listener.accept().await.unwrap();
-    });
-}
-
-#[test]
-fn a_connection_that_is_dropped_is_lost_and_not_closed() {
-    run(async {
-        let (client, server) = pair().await;
-        let (mut reader, _keep) = client.split();
-        drop(server);
-        let error = reader.next().await.unwrap_err();
-        assert!(matches!(error, LinkError::Lost { .. }), "{error}");
-        assert_eq!(error.fault(), Fault::Weather);
     });
 }
 
