@@ -10,14 +10,17 @@
 //! raw public keys: RFC 8446, RFC 7250, RFC 8410.
 
 mod counted;
+pub mod endpoint;
 mod error;
 mod frames;
+pub mod holder;
 mod key;
 mod lane;
 mod link;
 mod listener;
 mod plain;
 pub mod pump;
+pub mod reader;
 mod remote;
 mod tcp;
 

@@ -8,18 +8,23 @@ use suanli_rdpa::{Event, Frame, Session, Violation};
 use tokio::sync::mpsc;
 
 /// How a pump ended.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Ended {
     /// Our side dropped its channels; the peer was told.
+    #[error("closed by this side")]
     ByUs,
     /// The peer closed cleanly.
+    #[error("closed by the other side")]
     ByPeer,
     /// The peer sent what it must not.
+    #[error("the other side broke the protocol: {0}")]
     Violation(Violation),
     /// Nothing was heard for the session's `silent_after`.
+    #[error("nothing was heard for too long")]
     Silent,
     /// The connection broke.
+    #[error(transparent)]
     Broken(LinkError),
 }
 

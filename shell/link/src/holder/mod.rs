@@ -1,0 +1,232 @@
+//! Holding regions: memory registered once, served to any number of connections without the
+//! application having to answer.
+//!
+//! A region is a named series of versions, each a list of chunks over owned buffers or mapped files.
+//! A version never changes; publishing is one switch, and a chunk that did not change is shared with
+//! the version before. Old versions stay while somebody has them open, within a bound.
+//!
+//! Not for: a city, whose log decides what its regions hold (`core/node`).
+
+mod cells;
+mod region;
+mod serve;
+mod stage;
+
+pub use region::{HoldError, Snapshot};
+pub use serve::{Doorman, OpenDoor, serve};
+
+use bytes::Bytes;
+use region::Region;
+use stage::Staged;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use suanli_rdpa::{ChunkSet, Code, Placement, RegionInfo, RegionName, RegionStat, StageInfo};
+use tokio::sync::broadcast;
+
+/// Publications that wait for a slow connection; it is told of the newest when it comes to it.
+const NEWS_MAX: usize = 256;
+
+/// Bounds of a [`Holder`].
+#[derive(Clone, Copy, Debug)]
+pub struct HolderLimits {
+    /// Regions in all.
+    pub regions_max: usize,
+    /// Bytes that versions other than the newest may keep, for each region.
+    pub pinned_bytes_max: u64,
+    /// Staging areas at once, of all peers.
+    pub stages_max: usize,
+    /// Bytes of one staging area, and of all together.
+    pub staged_bytes_max: u64,
+}
+
+impl Default for HolderLimits {
+    fn default() -> Self {
+        Self {
+            regions_max: 4096,
+            pinned_bytes_max: 1 << 30,
+            stages_max: 64,
+            staged_bytes_max: 4 << 30,
+        }
+    }
+}
+
+/// Regions of this process, for any number of connections.
+#[derive(Debug)]
+pub struct Holder {
+    state: Mutex<State>,
+    news: broadcast::Sender<(RegionName, u64)>,
+    limits: HolderLimits,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    regions: BTreeMap<RegionName, Region>,
+    cells: BTreeMap<RegionName, Vec<u64>>,
+    stages: BTreeMap<RegionName, Staged>,
+}
+
+impl Holder {
+    /// A holder of nothing.
+    #[must_use]
+    pub fn new(limits: HolderLimits) -> Arc<Self> {
+        let (news, _) = broadcast::channel(NEWS_MAX);
+        Arc::new(Self { state: Mutex::default(), news, limits })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Registers a buffer as version 1 of a new region, or as the next version of one. The bytes are
+    /// hashed once, here.
+    ///
+    /// # Errors
+    /// [`HoldError`].
+    pub fn publish(
+        &self,
+        name: &RegionName,
+        bytes: Bytes,
+        chunk_bytes: u32,
+    ) -> Result<u64, HoldError> {
+        self.publish_as(name, None, |version| Snapshot::of(version, bytes, chunk_bytes))
+    }
+
+    /// Registers a file as the next version of a region. It is mapped, not read in; whoever owns the
+    /// file must not change it.
+    ///
+    /// # Errors
+    /// [`HoldError`].
+    pub fn publish_file(
+        &self,
+        name: &RegionName,
+        path: &std::path::Path,
+        chunk_bytes: u32,
+    ) -> Result<u64, HoldError> {
+        self.publish(name, region::map(path)?, chunk_bytes)
+    }
+
+    /// Publishes the version after the newest with some chunks changed; the others are shared.
+    ///
+    /// # Errors
+    /// [`HoldError`].
+    pub fn publish_changed(
+        &self,
+        name: &RegionName,
+        changed: &BTreeMap<u32, Bytes>,
+    ) -> Result<u64, HoldError> {
+        let newest = self.newest(name).ok_or(HoldError::NoSuchRegion)?;
+        let expected = Some(newest.info.version);
+        self.publish_as(name, expected, |version| newest.with(version, changed))
+    }
+
+    fn publish_as(
+        &self,
+        name: &RegionName,
+        expected: Option<u64>,
+        make: impl FnOnce(u64) -> Result<Snapshot, HoldError>,
+    ) -> Result<u64, HoldError> {
+        // Hashing takes a while, so it is done outside of the lock.
+        let found = self.newest(name).map_or(0, |newest| newest.info.version);
+        if let Some(expected) = expected.filter(|expected| *expected != found) {
+            return Err(HoldError::Moved { expected, found });
+        }
+        let snapshot = Arc::new(make(found + 1)?);
+        self.switch(name, found, snapshot)
+    }
+
+    fn switch(
+        &self,
+        name: &RegionName,
+        expected: u64,
+        snapshot: Arc<Snapshot>,
+    ) -> Result<u64, HoldError> {
+        let version = snapshot.info.version;
+        let mut state = self.state();
+        let room = state.regions.len() < self.limits.regions_max;
+        match state.regions.get_mut(name) {
+            Some(region) => {
+                let found = region.newest().info.version;
+                if found != expected {
+                    return Err(HoldError::Moved { expected, found });
+                }
+                region.publish(snapshot, self.limits.pinned_bytes_max);
+            }
+            None if expected != 0 => return Err(HoldError::NoSuchRegion),
+            None if !room => return Err(HoldError::Full { max: self.limits.regions_max }),
+            None => {
+                state.regions.insert(name.clone(), Region::new(snapshot));
+            }
+        }
+        drop(state);
+        // Nobody may be connected.
+        let _ = self.news.send((name.clone(), version));
+        Ok(version)
+    }
+
+    /// The newest version of a region.
+    #[must_use]
+    pub fn newest(&self, name: &RegionName) -> Option<Arc<Snapshot>> {
+        self.state().regions.get(name).map(|region| Arc::clone(region.newest()))
+    }
+
+    /// Takes a region away; who has it open gets VERSION_GONE.
+    pub fn remove(&self, name: &RegionName) -> bool {
+        self.state().regions.remove(name).is_some()
+    }
+
+    /// The newest version, kept for reading until [`Holder::unpin`].
+    fn pin(&self, name: &RegionName) -> Option<Arc<RegionInfo>> {
+        self.state().regions.get_mut(name).map(Region::pin)
+    }
+
+    fn unpin(&self, name: &RegionName, version: u64) {
+        if let Some(region) = self.state().regions.get_mut(name) {
+            region.unpin(version);
+        }
+    }
+
+    fn version(&self, name: &RegionName, version: u64) -> Option<Arc<Snapshot>> {
+        self.state().regions.get(name)?.version(version)
+    }
+
+    fn stat(&self, name: &RegionName) -> Option<RegionStat> {
+        self.state().regions.get(name).map(Region::stat)
+    }
+
+    fn open_stage(&self, name: &RegionName, info: StageInfo) -> Result<ChunkSet, Code> {
+        self.state().open_stage(name, info, &self.limits)
+    }
+
+    fn place(
+        &self,
+        name: &RegionName,
+        chunk: u32,
+        hash: suanli_base::Hash,
+        bytes: Bytes,
+    ) -> Result<Placement, Code> {
+        let mut state = self.state();
+        let staged = state.stages.get_mut(name).ok_or(Code::BadHandle)?;
+        staged.place(chunk, hash, bytes)
+    }
+
+    /// Publishes what was staged, if it is whole and the region is at `expected`.
+    fn commit(&self, name: &RegionName, expected: u64) -> Result<u64, Code> {
+        let snapshot = {
+            let state = self.state();
+            let staged = state.stages.get(name).ok_or(Code::NotComplete)?;
+            staged.snapshot(expected + 1)?
+        };
+        let version =
+            self.switch(name, expected, Arc::new(snapshot)).map_err(|error| error.code())?;
+        self.state().stages.remove(name);
+        Ok(version)
+    }
+
+    /// What was accumulated under a name, when it is whole; it is handed over once.
+    #[must_use]
+    pub fn take_contribution(&self, name: &RegionName) -> Option<Vec<Bytes>> {
+        let mut state = self.state();
+        state.stages.get(name).filter(|staged| staged.is_whole())?;
+        state.stages.remove(name).map(Staged::into_chunks)
+    }
+}

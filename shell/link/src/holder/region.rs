@@ -1,0 +1,227 @@
+//! One region: its newest version, and older ones that somebody still reads.
+
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use suanli_base::{Fault, Hash};
+use suanli_rdpa::{Code, RegionError, RegionInfo, RegionStat, Shape};
+
+/// Regions cannot be held as asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HoldError {
+    /// The bytes cannot be cut into chunks of this length.
+    #[error(transparent)]
+    Region(#[from] RegionError),
+    /// A changed chunk has another length than the one it takes the place of, or none is there.
+    #[error("chunk {chunk} has {found} bytes, expected {expected}")]
+    Chunk {
+        /// Which.
+        chunk: u32,
+        /// Bytes of the chunk it takes the place of.
+        expected: u32,
+        /// Bytes given.
+        found: usize,
+    },
+    /// There is no region of that name.
+    #[error("no region of that name is held here")]
+    NoSuchRegion,
+    /// Somebody else has published meanwhile.
+    #[error("the region is at version {found}, expected {expected}: read it again")]
+    Moved {
+        /// The version it was to have.
+        expected: u64,
+        /// The version it has.
+        found: u64,
+    },
+    /// No more regions.
+    #[error("{max} regions are held already; take one away first")]
+    Full {
+        /// The bound.
+        max: usize,
+    },
+    /// A file could not be mapped.
+    #[error("cannot map {}: {source}", path.display())]
+    Map {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+impl HoldError {
+    /// Whose fault it is.
+    #[must_use]
+    pub const fn fault(&self) -> Fault {
+        match self {
+            Self::Moved { .. } | Self::Map { .. } => Fault::Weather,
+            _ => Fault::Ours,
+        }
+    }
+
+    pub(super) const fn code(&self) -> Code {
+        match self {
+            Self::Moved { .. } => Code::Conflict,
+            Self::NoSuchRegion => Code::NoSuchRegion,
+            Self::Full { .. } => Code::Unavailable,
+            _ => Code::OutOfRange,
+        }
+    }
+}
+
+/// A version with its bytes.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// What it holds.
+    pub info: Arc<RegionInfo>,
+    chunks: Vec<Bytes>,
+}
+
+impl Snapshot {
+    pub(super) fn of(version: u64, bytes: Bytes, chunk_bytes: u32) -> Result<Self, HoldError> {
+        let info = RegionInfo::of(version, &bytes, chunk_bytes)?;
+        let size = chunk_bytes as usize;
+        let slice = |at: usize| bytes.slice(at..(at + size).min(bytes.len()));
+        let chunks = (0..bytes.len()).step_by(size).map(slice).collect();
+        Ok(Self { info: Arc::new(info), chunks })
+    }
+
+    pub(super) fn of_chunks(
+        version: u64,
+        shape: Shape,
+        hashes: Vec<Hash>,
+        chunks: Vec<Bytes>,
+    ) -> Result<Self, HoldError> {
+        let info = Arc::new(RegionInfo::new(version, shape, hashes)?);
+        Ok(Self { info, chunks })
+    }
+
+    pub(super) fn with(
+        &self,
+        version: u64,
+        changed: &BTreeMap<u32, Bytes>,
+    ) -> Result<Self, HoldError> {
+        let (mut hashes, mut chunks) = (self.info.chunks.clone(), self.chunks.clone());
+        for (chunk, bytes) in changed {
+            let expected = self.info.shape.chunk_len(*chunk).unwrap_or(0);
+            if expected as usize != bytes.len() || expected == 0 {
+                return Err(HoldError::Chunk { chunk: *chunk, expected, found: bytes.len() });
+            }
+            hashes[*chunk as usize] = Hash::of(bytes);
+            chunks[*chunk as usize] = bytes.clone();
+        }
+        Self::of_chunks(version, self.info.shape, hashes, chunks)
+    }
+
+    /// A chunk, without a copy.
+    #[must_use]
+    pub fn chunk(&self, index: u32) -> Option<Bytes> {
+        self.chunks.get(index as usize).cloned()
+    }
+
+    /// Bytes `start..start + len`: without a copy when they lie in one chunk.
+    ///
+    /// # Panics
+    /// When they lie outside of the region: the caller checks.
+    #[must_use]
+    pub fn run(&self, start: u64, len: u64) -> Bytes {
+        let size = u64::from(self.info.shape.chunk_bytes);
+        let to_usize = |n: u64| usize::try_from(n).expect("within a region in memory");
+        let (first, at) = (to_usize(start / size), to_usize(start % size));
+        let chunk = &self.chunks[first];
+        if at + to_usize(len) <= chunk.len() {
+            return chunk.slice(at..at + to_usize(len));
+        }
+        let mut out = Vec::with_capacity(to_usize(len));
+        self.copy_run(start, len, &mut out);
+        out.into()
+    }
+
+    /// Appends bytes `start..start + len`.
+    pub(super) fn copy_run(&self, start: u64, len: u64, out: &mut Vec<u8>) {
+        let size = u64::from(self.info.shape.chunk_bytes);
+        let to_usize = |n: u64| usize::try_from(n).expect("within a region in memory");
+        let (mut chunk, mut at) = (to_usize(start / size), to_usize(start % size));
+        let mut left = to_usize(len);
+        while left > 0 {
+            let here = &self.chunks[chunk][at..];
+            let take = here.len().min(left);
+            out.extend_from_slice(&here[..take]);
+            (chunk, at, left) = (chunk + 1, 0, left - take);
+        }
+    }
+}
+
+/// Maps a file read-only. Its owner must not change it: then readers would see wrong hashes.
+#[allow(unsafe_code, reason = "a mapped file is memory that others may write")]
+pub(super) fn map(path: &Path) -> Result<Bytes, HoldError> {
+    let failed = |source| HoldError::Map { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    // SAFETY: the bytes are only ever copied out or hashed, never taken for valid values of a type;
+    // a file that shrinks ends the process with SIGBUS, which the page of `publish_file` rules out.
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
+    Ok(Bytes::from_owner(map))
+}
+
+#[derive(Debug)]
+pub(super) struct Region {
+    newest: Arc<Snapshot>,
+    /// Versions that somebody has open, with how many have; the newest may be among them.
+    pinned: BTreeMap<u64, (Arc<Snapshot>, usize)>,
+}
+
+impl Region {
+    pub(super) const fn new(newest: Arc<Snapshot>) -> Self {
+        Self { newest, pinned: BTreeMap::new() }
+    }
+
+    pub(super) const fn newest(&self) -> &Arc<Snapshot> {
+        &self.newest
+    }
+
+    pub(super) fn version(&self, version: u64) -> Option<Arc<Snapshot>> {
+        if self.newest.info.version == version {
+            return Some(Arc::clone(&self.newest));
+        }
+        self.pinned.get(&version).map(|(snapshot, _)| Arc::clone(snapshot))
+    }
+
+    pub(super) fn publish(&mut self, snapshot: Arc<Snapshot>, pinned_bytes_max: u64) {
+        self.newest = snapshot;
+        // The oldest go first; whoever has one open gets VERSION_GONE.
+        while self.pinned_bytes() > pinned_bytes_max && self.pinned.pop_first().is_some() {}
+    }
+
+    pub(super) fn pin(&mut self) -> Arc<RegionInfo> {
+        let newest = &self.newest;
+        let entry = self.pinned.entry(newest.info.version);
+        entry.or_insert_with(|| (Arc::clone(newest), 0)).1 += 1;
+        Arc::clone(&newest.info)
+    }
+
+    pub(super) fn unpin(&mut self, version: u64) {
+        if let Some((_, readers)) = self.pinned.get_mut(&version) {
+            *readers -= 1;
+            if *readers == 0 {
+                self.pinned.remove(&version);
+            }
+        }
+    }
+
+    /// Bytes that would be free without the pins: chunks of older versions that neither the newest
+    /// nor a version counted before has.
+    fn pinned_bytes(&self) -> u64 {
+        let mut seen: std::collections::BTreeSet<*const u8> =
+            self.newest.chunks.iter().map(|chunk| chunk.as_ptr()).collect();
+        let chunks = self.pinned.values().flat_map(|(snapshot, _)| &snapshot.chunks);
+        chunks.filter(|chunk| seen.insert(chunk.as_ptr())).map(|chunk| chunk.len() as u64).sum()
+    }
+
+    pub(super) fn stat(&self) -> RegionStat {
+        let RegionInfo { version, shape, root, .. } = *self.newest.info;
+        let oldest = self.pinned.keys().next().copied().unwrap_or(version);
+        RegionStat { version, oldest, shape, root, pinned_bytes: self.pinned_bytes() }
+    }
+}
