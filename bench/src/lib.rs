@@ -10,6 +10,7 @@
 
 mod arguments;
 pub mod engine;
+pub mod rdpa;
 mod row;
 mod session;
 pub mod whole;
@@ -36,8 +37,11 @@ struct Bench {
     rows: fn() -> Vec<RowSpec>,
 }
 
-const BENCHES: &[Bench] =
-    &[Bench { name: "whole", rows: whole::rows }, Bench { name: "engine", rows: engine::rows }];
+const BENCHES: &[Bench] = &[
+    Bench { name: "whole", rows: whole::rows },
+    Bench { name: "engine", rows: engine::rows },
+    Bench { name: "rdpa", rows: rdpa::rows },
+];
 
 /// Measures what the arguments ask for. Returns whether every goal was met.
 ///

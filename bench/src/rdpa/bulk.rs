@@ -1,0 +1,154 @@
+//! READ of a large region on loopback against a bare copy over the same kind of connection.
+
+use super::median;
+use super::place::{Kind, content, dial, hold, key, listen, reader, region, two_sides};
+use crate::{Goal, Length, Row, RowSpec, Session};
+use anyhow::{Result, ensure};
+use bytes::Bytes;
+use std::time::Instant;
+use suanli_link::endpoint::Trust;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+const BYTES: usize = 256 << 20;
+const BYTES_SHORT: usize = 32 << 20;
+const TURNS: usize = 7;
+/// What the bare side writes in one call.
+const WRITE_BYTES: usize = 1 << 20;
+
+pub(super) fn tcp() -> RowSpec {
+    RowSpec {
+        name: "read.tcp",
+        what: "READ 256 MiB on loopback over the TCP link, against a bare tokio TCP copy",
+        run: |session| measure(session, Kind::Tcp),
+    }
+}
+
+pub(super) fn tls() -> RowSpec {
+    RowSpec {
+        name: "read.tls",
+        what: "the same over TLS against bare rustls; hashed on arrival too; shares of TCP",
+        run: |session| measure(session, Kind::Tls),
+    }
+}
+
+/// MB/s of each way in each turn.
+#[derive(Default)]
+struct Rates {
+    tcp: Vec<f64>,
+    bare: Vec<f64>,
+    read: Vec<f64>,
+    verified: Vec<f64>,
+}
+
+fn measure(session: &mut Session, kind: Kind) -> Result<Vec<Row>> {
+    let short = session.length() == Length::Short;
+    let bytes = content(if short { BYTES_SHORT } else { BYTES });
+    let mut memory = vec![0_u8; bytes.len()];
+    let mut rates = Rates::default();
+    for _ in 0..if short { 2 } else { TURNS } {
+        rates.tcp.push(bare_tcp(&bytes, &mut memory)?);
+        if kind == Kind::Tls {
+            rates.bare.push(bare_lane(kind, &bytes, &mut memory)?);
+        }
+        rates.read.push(read(kind, Trust::Holder, &bytes, &mut memory)?);
+        rates.verified.push(read(kind, Trust::Verify, &bytes, &mut memory)?);
+    }
+    let row = if short { Row::short } else { Row::new };
+    let [tcp, read, verified] = [rates.tcp, rates.read, rates.verified].map(median);
+    let (name, bare, goals) = match kind {
+        Kind::Tcp => ("read.tcp", tcp, [Goal::AtLeast(0.90), Goal::None]),
+        Kind::Tls => ("read.tls", median(rates.bare), [Goal::AtLeast(0.95), Goal::AtLeast(0.80)]),
+    };
+    let note = |rate: f64| {
+        format!("{rate:.0} of {bare:.0} MB/s; {:.2} of bare TCP's {tcp:.0}", rate / tcp)
+    };
+    Ok(vec![
+        row(name, read / bare, "of bare", goals[0]).note(note(read)),
+        row(&format!("{name}.verified"), verified / bare, "of bare", goals[1]).note(note(verified)),
+    ])
+}
+
+fn rate(bytes: &Bytes, begun: Instant) -> f64 {
+    bytes.len() as f64 / begun.elapsed().as_secs_f64() / 1e6
+}
+
+/// A bare tokio TCP copy into a prepared buffer: one byte asks, everything comes.
+fn bare_tcp(bytes: &Bytes, memory: &mut [u8]) -> Result<f64> {
+    let content = bytes.clone();
+    two_sides(
+        async move |ready| {
+            let listener = TcpListener::bind("127.0.0.1:0").await?;
+            let _ = ready.send(listener.local_addr()?.to_string());
+            let (mut stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            stream.read_u8().await?;
+            for piece in content.chunks(WRITE_BYTES) {
+                stream.write_all(piece).await?;
+            }
+            // Until the other side is done.
+            let _ = stream.read_u8().await;
+            Ok(())
+        },
+        async |address| {
+            let mut stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            let begun = Instant::now();
+            stream.write_u8(1).await?;
+            stream.read_exact(memory).await?;
+            let rate = rate(bytes, begun);
+            ensure!(memory[..] == bytes[..], "the copy is another one");
+            Ok(rate)
+        },
+    )
+}
+
+/// The same over the bare stream of a link: same provider, same cipher, no protocol.
+fn bare_lane(kind: Kind, bytes: &Bytes, memory: &mut [u8]) -> Result<f64> {
+    let content = bytes.clone();
+    two_sides(
+        async move |ready| {
+            let listener = listen(kind).await?;
+            let _ = ready.send(listener.local_addr()?.to_string());
+            let link = listener.accept().await?.handshake().await?;
+            ensure!(link.peer() == key(2).node(), "a stranger");
+            let mut lane = link.into_lanes().remove(0);
+            lane.reader.read_u8().await?;
+            for piece in content.chunks(WRITE_BYTES) {
+                lane.writer.write_all(piece).await?;
+            }
+            lane.writer.flush().await?;
+            let _ = lane.reader.read_u8().await;
+            Ok(())
+        },
+        async |address| {
+            let mut lane = dial(kind, &address).await?.into_lanes().remove(0);
+            let begun = Instant::now();
+            lane.writer.write_u8(1).await?;
+            lane.writer.flush().await?;
+            lane.reader.read_exact(memory).await?;
+            let rate = rate(bytes, begun);
+            ensure!(memory[..] == bytes[..], "the copy is another one");
+            Ok(rate)
+        },
+    )
+}
+
+fn read(kind: Kind, trust: Trust, bytes: &Bytes, memory: &mut [u8]) -> Result<f64> {
+    memory.fill(0);
+    let content = bytes.clone();
+    two_sides(
+        move |ready| hold(kind, content, ready),
+        async |address| {
+            let mut reader = reader(kind, &address).await?;
+            reader.trust(trust);
+            let opened = reader.open(region()).await?;
+            let begun = Instant::now();
+            reader.read(&opened, memory).await?;
+            let rate = rate(bytes, begun);
+            ensure!(memory[..] == bytes[..], "the copy is another one");
+            reader.close().await;
+            Ok(rate)
+        },
+    )
+}

@@ -1,0 +1,18 @@
+//! RDPA against what carries bytes without it: bare sockets, other transports, other tools; each pair
+//! in turns in one run on this machine.
+
+mod bulk;
+mod place;
+mod small;
+
+use crate::RowSpec;
+
+/// Every row, in the order in which they are measured.
+pub fn rows() -> Vec<RowSpec> {
+    vec![bulk::tcp(), bulk::tls(), small::tcp(), small::tls()]
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
