@@ -77,6 +77,8 @@ struct Way {
     lane: Lane,
     decoder: Decoder,
     landing: Option<Arriving>,
+    /// What came last was a payload that landed.
+    landed: bool,
     out: VecDeque<Bytes>,
     /// Headers and small payloads, written behind `out`.
     tail: BytesMut,
@@ -273,7 +275,7 @@ impl Endpoint {
             let way = &mut self.lanes[index];
             let read = match &mut way.landing {
                 Some(arriving) => arriving.poll_read(&mut way.lane, cx, memory),
-                None => read_some(&mut way.lane, way.decoder.buffer(), cx),
+                None => read_some(way, cx),
             };
             let read = match read {
                 Poll::Pending => break,
@@ -309,6 +311,7 @@ impl Endpoint {
                     return Ok(());
                 }
                 let arriving = way.landing.take().expect("looked at just before");
+                way.landed = way.decoder.is_between_frames();
                 if !arriving.lost {
                     let digest = arriving.hasher.map(|h| Hash(h.finalize().into()));
                     let landed = self.session.landed(now, &arriving.landing, digest);
@@ -353,13 +356,21 @@ impl Endpoint {
     }
 }
 
-fn read_some(
-    lane: &mut Lane,
-    buffer: &mut BytesMut,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<usize>> {
-    buffer.reserve(READ_BYTES);
-    pin!(lane.reader.read_buf(buffer)).poll(cx)
+/// Reads what comes next on a lane into the decoder's buffer. Behind a payload that landed another
+/// one is likely: then only its header is read here, and its payload spared a copy.
+fn read_some(way: &mut Way, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    let buffer = way.decoder.buffer();
+    let missing = HEADER_BYTES.saturating_sub(buffer.len());
+    if !way.landed || missing == 0 {
+        way.landed = false;
+        buffer.reserve(READ_BYTES);
+        return pin!(way.lane.reader.read_buf(buffer)).poll(cx);
+    }
+    let mut header = [0; HEADER_BYTES];
+    let mut read = ReadBuf::new(&mut header[..missing]);
+    ready!(Pin::new(&mut way.lane.reader).poll_read(cx, &mut read))?;
+    buffer.extend_from_slice(read.filled());
+    Poll::Ready(Ok(read.filled().len()))
 }
 
 /// Begins the landing of the payload behind the header that is next in the buffer, if it has a place.
@@ -426,6 +437,7 @@ impl Way {
             lane,
             decoder: Decoder::new(),
             landing: None,
+            landed: false,
             out: VecDeque::new(),
             tail: BytesMut::new(),
             out_bytes: 0,
