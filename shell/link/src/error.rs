@@ -93,6 +93,12 @@ pub enum LinkError {
         /// The proof that is none.
         source: BadSignature,
     },
+    /// It took long, and somebody else needed its place.
+    #[error("{remote} had not said who it is when others came; dropped")]
+    PushedOut {
+        /// Who.
+        remote: Remote,
+    },
     /// Bytes inside the link that are no frame.
     #[error("node {} at {remote} broke the protocol: {source}", peer.short())]
     Frame {
@@ -126,6 +132,7 @@ impl LinkError {
             Self::Listen { .. }
             | Self::Unreachable { .. }
             | Self::HandshakeTimeout { .. }
+            | Self::PushedOut { .. }
             | Self::Lost { .. } => Fault::Weather,
         }
     }

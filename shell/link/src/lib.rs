@@ -22,6 +22,7 @@ mod plain;
 pub mod pump;
 pub mod reader;
 mod remote;
+mod strangers;
 mod tcp;
 
 pub use counted::Counters;

@@ -1,27 +1,23 @@
 //! Taking connections, with a bound on how many may be strangers at once.
 
 use crate::counted::Counted;
+use crate::strangers::{Place, Strangers};
 use crate::{Link, LinkError, Remote, key, plain, tcp};
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use suanli_identity::SecretKey;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::{TlsAcceptor, TlsStream};
-
-/// Addresses whose noise is remembered; past this nothing new is told.
-const NOISY_MAX: usize = 1024;
 
 /// Bounds of a [`Listener`].
 #[derive(Clone, Copy, Debug)]
 pub struct LinkLimits {
     /// How long a handshake may take.
     pub handshake_timeout: Duration,
-    /// Handshakes at once; more wait in the system's queue.
+    /// Handshakes at once; for one more, one that has lasted long is dropped.
     pub handshakes_max: usize,
-    /// Handshakes at once from one address; more are dropped.
+    /// The same for those from one address.
     pub handshakes_per_address_max: usize,
 }
 
@@ -35,21 +31,13 @@ impl Default for LinkLimits {
     }
 }
 
-/// Strangers per address: those in a handshake, and those that were noise.
-#[derive(Debug, Default)]
-struct Strangers {
-    shaking: HashMap<IpAddr, usize>,
-    noisy: HashMap<IpAddr, u64>,
-}
-
 /// Listens for peers.
 #[derive(Debug)]
 pub struct Listener {
     tcp: TcpListener,
     greeting: Greeting,
     limits: LinkLimits,
-    room: Arc<Semaphore>,
-    strangers: Arc<Mutex<Strangers>>,
+    strangers: Strangers,
 }
 
 /// How those who come prove who they are.
@@ -76,26 +64,6 @@ pub struct Incoming {
     greeting: Greeting,
     timeout: Duration,
     place: Place,
-}
-
-/// A place among the strangers, given back when dropped.
-#[derive(Debug)]
-struct Place {
-    _room: OwnedSemaphorePermit,
-    strangers: Arc<Mutex<Strangers>>,
-    ip: IpAddr,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = strangers.shaking.get_mut(&self.ip) {
-            *count -= 1;
-            if *count == 0 {
-                strangers.shaking.remove(&self.ip);
-            }
-        }
-    }
 }
 
 impl Listener {
@@ -132,13 +100,7 @@ impl Listener {
     ) -> Result<Self, LinkError> {
         let tcp =
             TcpListener::bind(addr).await.map_err(|source| LinkError::of_bind(addr, source))?;
-        Ok(Self {
-            tcp,
-            greeting,
-            limits,
-            room: Arc::new(Semaphore::new(limits.handshakes_max)),
-            strangers: Arc::default(),
-        })
+        Ok(Self { tcp, greeting, limits, strangers: Strangers::default() })
     }
 
     /// Where it listens.
@@ -154,35 +116,14 @@ impl Listener {
     /// # Errors
     /// [`LinkError::Listen`] when the system gives no more connections (out of descriptors, for one):
     /// wait a moment before the next call.
-    ///
-    /// # Panics
-    /// Never: the semaphore is not closed.
     pub async fn accept(&self) -> Result<Incoming, LinkError> {
-        loop {
-            let room = Arc::clone(&self.room);
-            let permit = room.acquire_owned().await.expect("the semaphore is never closed");
-            let (stream, remote) =
-                self.tcp.accept().await.map_err(|source| LinkError::Listen { source })?;
-            let ip = remote.ip();
-            if !self.enter(ip) {
-                // Dropped unread: one address does not take every place.
-                continue;
-            }
-            let strangers = Arc::clone(&self.strangers);
-            let place = Place { _room: permit, strangers, ip };
-            let (greeting, timeout) = (self.greeting.clone(), self.limits.handshake_timeout);
-            return Ok(Incoming { stream, remote, greeting, timeout, place });
-        }
-    }
-
-    fn enter(&self, ip: IpAddr) -> bool {
-        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = strangers.shaking.get(&ip).copied().unwrap_or(0);
-        let room = count < self.limits.handshakes_per_address_max;
-        if room {
-            strangers.shaking.insert(ip, count + 1);
-        }
-        room
+        let (stream, remote) =
+            self.tcp.accept().await.map_err(|source| LinkError::Listen { source })?;
+        let (max, max_per_address) =
+            (self.limits.handshakes_max, self.limits.handshakes_per_address_max);
+        let place = self.strangers.enter(remote.ip(), max, max_per_address);
+        let (greeting, timeout) = (self.greeting.clone(), self.limits.handshake_timeout);
+        Ok(Incoming { stream, remote, greeting, timeout, place })
     }
 
     /// Whether a failed handshake is worth a line in the log: the first from its address.
@@ -191,18 +132,12 @@ impl Listener {
         let ip = match error {
             LinkError::Noise { remote, .. }
             | LinkError::HandshakeTimeout { remote, .. }
+            | LinkError::PushedOut { remote }
             | LinkError::Unproven { remote, .. }
             | LinkError::Lost { remote, .. } => remote.ip(),
             _ => None,
         };
-        let Some(ip) = ip else { return true };
-        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-        if strangers.noisy.len() >= NOISY_MAX && !strangers.noisy.contains_key(&ip) {
-            return false;
-        }
-        let times = strangers.noisy.entry(ip).or_default();
-        *times += 1;
-        *times == 1
+        ip.is_none_or(|ip| self.strangers.is_news(ip))
     }
 }
 
@@ -219,20 +154,22 @@ impl Incoming {
     /// [`LinkError::Noise`], [`LinkError::Unproven`], [`LinkError::HandshakeTimeout`] or
     /// [`LinkError::Lost`]; the connection is dropped.
     pub async fn handshake(self) -> Result<Link, LinkError> {
-        let Self { stream, remote, greeting, timeout, place } = self;
+        let Self { stream, remote, greeting, timeout, mut place } = self;
         let remote = Remote::from(remote);
         tcp::tune(&stream).map_err(|source| LinkError::Lost { remote: remote.clone(), source })?;
-        let done = match greeting {
-            Greeting::Tls(acceptor) => {
-                tokio::time::timeout(timeout, greet(acceptor, stream, remote.clone())).await
-            }
-            Greeting::Plain(key) => {
-                let work = plain::introduce(stream, &key, None, remote.clone());
-                tokio::time::timeout(timeout, work).await
+        let greeted = async {
+            match greeting {
+                Greeting::Tls(acceptor) => greet(acceptor, stream, remote.clone()).await,
+                Greeting::Plain(key) => plain::introduce(stream, &key, None, remote.clone()).await,
             }
         };
-        drop(place);
-        done.unwrap_or(Err(LinkError::HandshakeTimeout { remote, after: timeout }))
+        tokio::select! {
+            done = greeted => done,
+            () = place.lost() => Err(LinkError::PushedOut { remote }),
+            () = tokio::time::sleep(timeout) => {
+                Err(LinkError::HandshakeTimeout { remote, after: timeout })
+            }
+        }
     }
 }
 

@@ -1,0 +1,176 @@
+//! Those who have connected and not yet said who they are: how many there may be, and who goes when
+//! there are too many.
+//!
+//! Nobody waits outside because others hang around inside: a newcomer always gets a place, and the
+//! one who has been longest in a handshake, of the address that has most of them, loses its own.
+//! An attacker with many addresses then pushes out its own connections first.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::oneshot;
+
+/// Addresses whose noise is remembered; past this nothing new is told.
+const NOISY_MAX: usize = 1024;
+
+/// Strangers of one listener; clones share them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Strangers(Arc<Mutex<Inside>>);
+
+#[derive(Debug, Default)]
+struct Inside {
+    next: u64,
+    /// By number, so oldest first; dropping the sender tells its handshake to stop.
+    shaking: BTreeMap<u64, (IpAddr, oneshot::Sender<()>)>,
+    groups: HashMap<IpAddr, BTreeSet<u64>>,
+    noisy: HashMap<IpAddr, u64>,
+}
+
+/// A place among the strangers, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    strangers: Strangers,
+    number: u64,
+    group: IpAddr,
+    pushed_out: oneshot::Receiver<()>,
+}
+
+impl Place {
+    /// Ends when somebody else needs the place.
+    pub(crate) async fn lost(&mut self) {
+        // The sender is never used, only dropped.
+        let _ = (&mut self.pushed_out).await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.strangers.inside().leave(self.number, self.group);
+    }
+}
+
+/// What counts as one address: of IPv6 the network of 64 bits, which one household has whole.
+fn group_of(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
+            Some(ip) => IpAddr::V4(ip),
+            None => IpAddr::V6(Ipv6Addr::from(u128::from(ip) & !u128::from(u64::MAX))),
+        },
+    }
+}
+
+impl Strangers {
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for one who comes from `ip`; somebody else may lose theirs.
+    pub(crate) fn enter(&self, ip: IpAddr, max: usize, max_per_address: usize) -> Place {
+        let group = group_of(ip);
+        let mut inside = self.inside();
+        if inside.groups.get(&group).is_some_and(|numbers| numbers.len() >= max_per_address) {
+            inside.push_out(group);
+        } else if inside.shaking.len() >= max
+            && let Some(crowded) = inside.most_crowded()
+        {
+            inside.push_out(crowded);
+        }
+        inside.next += 1;
+        let number = inside.next;
+        let (stays, pushed_out) = oneshot::channel();
+        inside.shaking.insert(number, (group, stays));
+        inside.groups.entry(group).or_default().insert(number);
+        drop(inside);
+        Place { strangers: self.clone(), number, group, pushed_out }
+    }
+
+    /// Whether noise from an address is worth a line in the log: the first.
+    pub(crate) fn is_news(&self, ip: IpAddr) -> bool {
+        let mut inside = self.inside();
+        let group = group_of(ip);
+        if inside.noisy.len() >= NOISY_MAX && !inside.noisy.contains_key(&group) {
+            return false;
+        }
+        let times = inside.noisy.entry(group).or_default();
+        *times += 1;
+        *times == 1
+    }
+}
+
+impl Inside {
+    fn leave(&mut self, number: u64, group: IpAddr) {
+        self.shaking.remove(&number);
+        if let Some(numbers) = self.groups.get_mut(&group) {
+            numbers.remove(&number);
+            if numbers.is_empty() {
+                self.groups.remove(&group);
+            }
+        }
+    }
+
+    /// The address with most strangers; among equals the one whose oldest has been here longest.
+    fn most_crowded(&self) -> Option<IpAddr> {
+        let rank =
+            |numbers: &BTreeSet<u64>| (numbers.len(), core::cmp::Reverse(numbers.first().copied()));
+        let most = self.groups.iter().max_by_key(|(_, numbers)| rank(numbers));
+        most.map(|(group, _)| *group)
+    }
+
+    fn push_out(&mut self, group: IpAddr) {
+        let oldest = self.groups.get(&group).and_then(|numbers| numbers.first().copied());
+        if let Some(oldest) = oldest {
+            self.leave(oldest, group);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    fn is_pushed_out(place: &mut Place) -> bool {
+        place.pushed_out.try_recv() == Err(oneshot::error::TryRecvError::Closed)
+    }
+
+    #[test]
+    fn a_crowd_pushes_out_its_own_and_not_the_one_who_came_alone() {
+        let strangers = Strangers::default();
+        let mut member = strangers.enter(ip(1), 8, 4);
+        let mut crowd: Vec<Place> =
+            (0..30).map(|number| strangers.enter(ip(2 + number % 3), 8, 4)).collect();
+        assert!(!is_pushed_out(&mut member));
+        let left = crowd.iter_mut().filter_map(|place| (!is_pushed_out(place)).then_some(()));
+        assert_eq!(left.count(), 7);
+        assert_eq!(strangers.inside().shaking.len(), 8);
+        drop(crowd);
+        assert_eq!(strangers.inside().groups.len(), 1, "places are given back");
+    }
+
+    #[test]
+    fn one_address_keeps_within_its_own_bound() {
+        let strangers = Strangers::default();
+        let mut first = strangers.enter(ip(1), 100, 2);
+        let mut rest: Vec<Place> = (0..2).map(|_| strangers.enter(ip(1), 100, 2)).collect();
+        assert!(is_pushed_out(&mut first));
+        assert!(rest.iter_mut().all(|place| !is_pushed_out(place)));
+    }
+
+    #[test]
+    fn one_household_is_one_address_in_ipv6_too() {
+        let of = |text: &str| group_of(text.parse().unwrap());
+        assert_eq!(of("2001:db8:1:2:3::4"), of("2001:db8:1:2:ffff::1"));
+        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+    }
+
+    #[test]
+    fn noise_is_news_once_an_address() {
+        let strangers = Strangers::default();
+        assert!(strangers.is_news(ip(1)) && !strangers.is_news(ip(1)) && strangers.is_news(ip(2)));
+    }
+}

@@ -1,0 +1,318 @@
+//! What hostile peers try: each ends in a typed error or a closed connection, takes bounded memory,
+//! and leaves the others alone.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use bytes::Bytes;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use suanli_base::Random;
+use suanli_identity::{Role, SecretKey};
+use suanli_link::holder::{Holder, HolderLimits, OpenDoor, serve};
+use suanli_link::pump::Ended;
+use suanli_link::reader::Reader;
+use suanli_link::{Lane, Link, LinkError, LinkLimits, Listener, connect};
+use suanli_rdpa::{Direction, Frame, HEADER_BYTES, Header, Hello, Limits, Op, Opcode, RegionName};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::mpsc;
+
+const CHUNK: u32 = 64 << 10;
+const BYTES: usize = 64 << 20;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn name(text: &str) -> RegionName {
+    RegionName::new(text).unwrap()
+}
+
+fn key(seed: u8) -> SecretKey {
+    SecretKey::from_seed(&[seed; 32])
+}
+
+/// A city with one region, on every loopback address; tells how each connection ended.
+struct City {
+    port: u16,
+    ended: mpsc::UnboundedReceiver<Result<Ended, LinkError>>,
+    news: mpsc::UnboundedReceiver<String>,
+}
+
+async fn city() -> City {
+    let holder = Holder::new(HolderLimits::default());
+    let mut bytes = vec![0; BYTES];
+    Random::new(1).fill(&mut bytes);
+    holder.publish(&name("theta"), bytes.into(), CHUNK).unwrap();
+    let any = "0.0.0.0:0".parse().unwrap();
+    let listener = Listener::bind(any, &key(1), LinkLimits::default()).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (tell, ended) = mpsc::unbounded_channel();
+    let (log, news) = mpsc::unbounded_channel();
+    let listener = Arc::new(listener);
+    tokio::spawn(async move {
+        for seed in 1.. {
+            let incoming = listener.accept().await.unwrap();
+            let (holder, tell, log) = (holder.clone(), tell.clone(), log.clone());
+            let listener = listener.clone();
+            tokio::spawn(async move {
+                let how = match incoming.handshake().await {
+                    Ok(link) => Ok(serve(link, holder, OpenDoor, Limits::reliable(), seed).await),
+                    Err(error) => {
+                        if listener.is_news(&error) {
+                            log.send(error.to_string()).ok();
+                        }
+                        Err(error)
+                    }
+                };
+                tell.send(how).ok();
+            });
+        }
+    });
+    City { port, ended, news }
+}
+
+impl City {
+    async fn link(&self) -> Link {
+        let address = format!("127.0.0.1:{}", self.port);
+        connect(&address, &key(2), key(1).node(), PATIENCE).await.unwrap()
+    }
+
+    async fn member(&self) -> Reader {
+        Reader::connect(self.link().await, Hello::new(Role::Watch, vec![]), 3).await.unwrap()
+    }
+
+    /// A lane whose owner has said HELLO and then does as it likes.
+    async fn welcome_lane(&self) -> Lane {
+        let mut lane = self.link().await.into_lanes().remove(0);
+        lane.writer.write_all(&hello()).await.unwrap();
+        lane.writer.flush().await.unwrap();
+        read_frame(&mut lane).await;
+        lane
+    }
+
+    async fn how_it_ended(&mut self) -> Result<Ended, LinkError> {
+        tokio::time::timeout(PATIENCE, self.ended.recv()).await.unwrap().unwrap()
+    }
+}
+
+/// As postcard writes it: versions 2 to 2, role watch, no ticket.
+fn hello() -> Bytes {
+    let body = Bytes::from_static(&[2, 2, 3, 0]);
+    Frame::unhashed(Header::new(Opcode::Hello, Direction::Request, 1), body).to_bytes()
+}
+
+fn ask(opcode: Opcode, request: u64, handle: u64, payload: &[u8]) -> Bytes {
+    let header = Header { handle, ..Header::new(opcode, Direction::Request, request) };
+    Frame::unhashed(header, Bytes::copy_from_slice(payload)).to_bytes()
+}
+
+async fn read_frame(lane: &mut Lane) -> Frame {
+    let mut bytes = vec![0; HEADER_BYTES];
+    lane.reader.read_exact(&mut bytes).await.unwrap();
+    let len = u32::from_le_bytes(bytes[12..16].try_into().unwrap());
+    let mut payload = vec![0; len as usize];
+    lane.reader.read_exact(&mut payload).await.unwrap();
+    bytes.extend(payload);
+    Frame::from_bytes(bytes.into()).unwrap()
+}
+
+/// Peak memory of this process in bytes, reset by `reset`.
+fn peak_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_frames_end_their_own_connection_and_no_other() {
+    let mut city = city().await;
+    let mut member = city.member().await;
+    let good = ask(Opcode::Stat, 2, 0, &[0]);
+    let broken = |at: usize, value: u8| {
+        let mut bytes = good.to_vec();
+        bytes[at] = value;
+        Bytes::from(bytes)
+    };
+    let attacks = [
+        ("magic", broken(0, b'G')),
+        ("format", broken(4, 9)),
+        ("opcode", broken(5, 99)),
+        ("flags", broken(6, 0xF0)),
+        ("reserved", broken(10, 1)),
+        ("length", broken(15, 0xFF)),
+        ("a hash that is not to be there", broken(48, 1)),
+        ("a body that does not decode", ask(Opcode::Open, 2, 0, &[0xFF; 12])),
+        ("a list longer than its bytes", ask(Opcode::Read, 2, 0, &[0xFF, 0xFF, 0xFF, 0x7F])),
+        ("chunks that do not rise", ask(Opcode::Read, 2, 0, &[2, 5, 5])),
+        ("one id for two verbs", [ask(Opcode::Send, 2, 0, b"a"), good.clone()].concat().into()),
+    ];
+    for (what, bytes) in attacks {
+        let mut lane = city.welcome_lane().await;
+        lane.writer.write_all(&bytes).await.unwrap();
+        lane.writer.flush().await.unwrap();
+        let ended = city.how_it_ended().await.unwrap();
+        let by_peer = matches!(ended, Ended::Violation(_) | Ended::Broken(LinkError::Frame { .. }));
+        assert!(by_peer, "{what}: {ended}");
+    }
+    assert_eq!(member.open(name("theta")).await.unwrap().info.version, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handles_that_are_not_ones_own_and_ranges_that_wrap_are_answered_with_a_code() {
+    let city = city().await;
+    let mut other = city.member().await;
+    let opened = other.open(name("theta")).await.unwrap();
+    let mut lane = city.welcome_lane().await;
+    // OPEN for a handle of our own, then one of another session, one bit off, none.
+    lane.writer.write_all(&ask(Opcode::Open, 2, 0, b"\x05theta")).await.unwrap();
+    lane.writer.flush().await.unwrap();
+    let own = read_frame(&mut lane).await.header().handle;
+    let _ = opened;
+    let mut request = 2;
+    let mut code_of = async |opcode, handle, payload: &[u8]| {
+        request += 1;
+        lane.writer.write_all(&ask(opcode, request, handle, payload)).await.unwrap();
+        lane.writer.flush().await.unwrap();
+        read_frame(&mut lane).await.header().status.map(|code| code.to_string())
+    };
+    let bad = Some("the handle is not valid in this session".to_owned());
+    for handle in [own ^ 1, own ^ (1 << 40), 0, u64::MAX] {
+        assert_eq!(code_of(Opcode::Read, handle, &[1, 0]).await, bad);
+    }
+    let out = Some("out of range".to_owned());
+    // offset 2^64 - 1; 2^32 - 1 runs; a stride that wraps.
+    let max = [0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x01];
+    let span = |offset: &[u8], len: &[u8], stride: &[u8], count: &[u8]| {
+        [&[1][..], offset, len, stride, count, &[0]].concat()
+    };
+    let many = [0xFF, 0xFF, 0xFF, 0xFF, 0x0F];
+    for body in [
+        span(&max, &[1], &[0], &[1]),
+        span(&[0], &max, &[0], &[2]),
+        span(&[0], &[1], &max, &[3]),
+        span(&[0], &[100], &[0], &many),
+        span(&[0], &[0], &[0], &[1]),
+    ] {
+        assert_eq!(code_of(Opcode::ReadRanges, own, &body).await, out);
+    }
+    assert_eq!(code_of(Opcode::Read, own, &[1, 0xFF, 0xFF, 0x7F]).await, out);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_asks_for_everything_and_reads_nothing_costs_its_window() {
+    let city = city().await;
+    let before = peak_bytes();
+    let mut lanes = Vec::new();
+    for _ in 0..8 {
+        let mut lane = city.welcome_lane().await;
+        lane.writer.write_all(&ask(Opcode::Open, 2, 0, b"\x05theta")).await.unwrap();
+        lane.writer.flush().await.unwrap();
+        let handle = read_frame(&mut lane).await.header().handle;
+        for request in 3..250 {
+            let chunks: Vec<u8> = core::iter::once(64).chain(0..64).collect();
+            lane.writer.write_all(&ask(Opcode::Read, request, handle, &chunks)).await.unwrap();
+        }
+        lane.writer.flush().await.unwrap();
+        lanes.push(lane);
+    }
+    // Others are served meanwhile.
+    let mut member = city.member().await;
+    let opened = member.open(name("theta")).await.unwrap();
+    let mut memory = vec![0; BYTES];
+    member.read(&opened, &mut memory).await.unwrap();
+    let grown = peak_bytes() - before;
+    // The member's own 64 MiB, and far below the 8 x 247 x 4 MiB that were asked for.
+    assert!(grown < 200 << 20, "{} MiB", grown >> 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claimed_length_costs_nothing_until_its_bytes_come() {
+    let city = city().await;
+    let before = peak_bytes();
+    let mut lanes = Vec::new();
+    for _ in 0..50 {
+        let mut lane = city.welcome_lane().await;
+        let mut header = ask(Opcode::Write, 2, 7, &[]).to_vec();
+        header[12..16].copy_from_slice(&(4_u32 << 20).to_le_bytes());
+        lane.writer.write_all(&header).await.unwrap();
+        lane.writer.flush().await.unwrap();
+        lanes.push(lane);
+    }
+    city.member().await.stat(None).await.unwrap();
+    let grown = peak_bytes() - before;
+    assert!(grown < 50 << 20, "{} MiB for 200 MiB that were only claimed", grown >> 20);
+}
+
+/// 10 000 with `-- --ignored`, a tenth of it by default.
+async fn half_open(count: usize) {
+    let mut city = city().await;
+    let port = city.port;
+    let mut strangers = Vec::new();
+    let begun = Instant::now();
+    for number in 0..count {
+        let from = SocketAddr::from(([127, 0, 1, u8::try_from(number % 200).unwrap() + 1], 0));
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(from).unwrap();
+        strangers.push(socket.connect(([127, 0, 0, 1], port).into()).await.unwrap());
+    }
+    eprintln!("{count} half-open connections in {:?}", begun.elapsed());
+    let begun = Instant::now();
+    let mut member = city.member().await;
+    assert_eq!(member.open(name("theta")).await.unwrap().info.version, 1);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let mut pushed_out = 0;
+    while let Ok(ended) = city.ended.try_recv() {
+        pushed_out += usize::from(matches!(ended, Err(LinkError::PushedOut { .. })));
+    }
+    assert!(pushed_out >= count - 128 - 5, "{pushed_out} of {count}");
+    let mut lines = 0;
+    while city.news.try_recv().is_ok() {
+        lines += 1;
+    }
+    assert!(lines <= 200, "{lines} lines for 200 addresses");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_gets_in_beside_a_thousand_half_open_connections() {
+    half_open(1_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs 20 000 descriptors"]
+async fn a_member_gets_in_beside_ten_thousand_half_open_connections() {
+    half_open(9_900).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_cut_in_any_state_gives_the_others_no_trouble() {
+    let mut city = city().await;
+    // After so many bytes of its side of the conversation the family is gone.
+    let open = ask(Opcode::Open, 2, 0, b"\x05theta");
+    let chunk = ask(Opcode::Write, 3, 9, &[7; 1000]);
+    let all = [hello(), open, chunk].concat();
+    for cut in [0, 1, 63, 64, 66, 68, 100, 131, 132, 140, 200, all.len() - 1, all.len()] {
+        let mut lane = city.link().await.into_lanes().remove(0);
+        lane.writer.write_all(&all[..cut]).await.unwrap();
+        lane.writer.flush().await.unwrap();
+        drop(lane);
+        let ended = city.how_it_ended().await.unwrap();
+        let ours = matches!(ended, Ended::ByPeer | Ended::Broken(LinkError::Lost { .. }));
+        assert!(ours, "cut at {cut}: {ended}");
+    }
+    let raw = TcpStream::connect(("127.0.0.1", city.port)).await.unwrap();
+    drop(raw);
+    assert!(city.how_it_ended().await.is_err());
+    assert_eq!(city.member().await.open(name("theta")).await.unwrap().info.version, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_before_hello_are_answered_unauthorised_and_reach_nobody() {
+    let city = city().await;
+    let mut lane = city.link().await.into_lanes().remove(0);
+    lane.writer.write_all(&ask(Opcode::Open, 1, 0, b"\x05theta")).await.unwrap();
+    lane.writer.flush().await.unwrap();
+    let status = read_frame(&mut lane).await.header().status.unwrap();
+    assert_eq!(status.to_string(), "not authorised");
+    let mut late = city.member().await;
+    let _ = late.ask(Op::Stat { region: None }).await.unwrap();
+}
