@@ -185,7 +185,7 @@ impl Endpoint {
         memory: &mut (impl Memory + ?Sized),
     ) -> Poll<Result<Event, Ended>> {
         loop {
-            while let Some(event) = self.session.poll_event() {
+            if let Some(event) = self.session.poll_event() {
                 return Poll::Ready(match event {
                     Event::Silent { .. } => Err(Ended::Silent),
                     event => Ok(event),
