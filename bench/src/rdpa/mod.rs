@@ -3,13 +3,14 @@
 
 mod bulk;
 mod place;
+mod proof;
 mod small;
 
 use crate::RowSpec;
 
 /// Every row, in the order in which they are measured.
 pub fn rows() -> Vec<RowSpec> {
-    vec![bulk::tcp(), bulk::tls(), small::tcp(), small::tls()]
+    vec![bulk::tcp(), bulk::tls(), small::tcp(), small::tls(), proof::pair(), proof::fuzz()]
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
