@@ -1,12 +1,20 @@
 //! READ of a large region on loopback against a bare copy over the same kind of connection.
 
 use super::median;
-use super::place::{Kind, content, dial, hold, key, listen, reader, region, two_sides};
+use super::place::{
+    CHUNK_BYTES, Kind, content, dial, hold, key, limits, listen, reader, region, two_sides,
+};
 use crate::{Goal, Length, Row, RowSpec, Session};
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
+use std::path::Path;
 use std::time::Instant;
+use suanli_identity::Role;
 use suanli_link::endpoint::Trust;
+use suanli_link::holder::{Holder, HolderLimits, OpenDoor, serve};
+use suanli_link::reader::Reader;
+use suanli_link::shared::{SharedListener, connect_shared};
+use suanli_rdpa::Hello;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -29,6 +37,14 @@ pub(super) fn tls() -> RowSpec {
         name: "read.tls",
         what: "the same over TLS against bare rustls; hashed on arrival too; shares of TCP",
         run: |session| measure(session, Kind::Tls),
+    }
+}
+
+pub(super) fn shared() -> RowSpec {
+    RowSpec {
+        name: "read.shared",
+        what: "READ 256 MiB from another process's memory on one host, against memcpy",
+        run: measure_shared,
     }
 }
 
@@ -149,6 +165,64 @@ fn read(kind: Kind, trust: Trust, bytes: &Bytes, memory: &mut [u8]) -> Result<f6
             ensure!(memory[..] == bytes[..], "the copy is another one");
             reader.close().await;
             Ok(rate)
+        },
+    )
+}
+
+fn measure_shared(session: &mut Session) -> Result<Vec<Row>> {
+    let short = session.length() == Length::Short;
+    let bytes = content(if short { BYTES_SHORT } else { BYTES });
+    let mut memory = vec![1_u8; bytes.len()];
+    let folder = Path::new("/dev/shm").join(format!("suanli-bench-{}", std::process::id()));
+    let mut rates = [const { Vec::new() }; 3];
+    for _ in 0..if short { 2 } else { TURNS } {
+        let begun = Instant::now();
+        memory.copy_from_slice(&bytes);
+        rates[0].push(rate(&bytes, begun));
+        let [first, next] = read_shared(&folder, &bytes, &mut memory)?;
+        rates[1].push(next);
+        rates[2].push(first);
+    }
+    // Gone already is as good.
+    let _ = std::fs::remove_dir_all(&folder);
+    let row = if short { Row::short } else { Row::new };
+    let [copy, read, first] = rates.map(median);
+    let note = format!(
+        "{read:.0} of {copy:.0} MB/s; with OPEN and the first touch of the mapping {first:.0}"
+    );
+    Ok(vec![row("read.shared", read / copy, "of memcpy", Goal::AtLeast(0.8)).note(note)])
+}
+
+/// MB/s of the first READ, mapping included, and of the next.
+fn read_shared(folder: &Path, bytes: &Bytes, memory: &mut [u8]) -> Result<[f64; 2]> {
+    let (content, place) = (bytes.clone(), folder.to_owned());
+    let patience = std::time::Duration::from_secs(10);
+    two_sides(
+        async move |ready| {
+            let holder = Holder::share(HolderLimits::default(), &place)?;
+            holder.publish(&region(), content, CHUNK_BYTES)?;
+            let listener = SharedListener::bind(&place, &key(1), patience).await?;
+            let _ = ready.send(String::new());
+            let link = listener.accept().await?;
+            serve(link, holder, OpenDoor, limits(), 1).await;
+            Ok(())
+        },
+        async |_| {
+            let link = connect_shared(folder, &key(2), key(1).node(), patience).await?;
+            let hello = Hello::new(Role::Watch, Vec::new());
+            let mut reader = Reader::connect(link, hello, 7).await?;
+            let begun = Instant::now();
+            let opened = reader.open(region()).await?;
+            let mapped = reader.map(&opened)?.context("the holder shares the region")?;
+            memory.copy_from_slice(&mapped);
+            let first = rate(bytes, begun);
+            memory.fill(0);
+            let begun = Instant::now();
+            memory.copy_from_slice(&mapped);
+            let next = rate(bytes, begun);
+            ensure!(memory[..] == bytes[..], "the copy is another one");
+            reader.close().await;
+            Ok([first, next])
         },
     )
 }

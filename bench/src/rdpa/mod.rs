@@ -10,7 +10,15 @@ use crate::RowSpec;
 
 /// Every row, in the order in which they are measured.
 pub fn rows() -> Vec<RowSpec> {
-    vec![bulk::tcp(), bulk::tls(), small::tcp(), small::tls(), proof::pair(), proof::fuzz()]
+    vec![
+        bulk::tcp(),
+        bulk::tls(),
+        bulk::shared(),
+        small::tcp(),
+        small::tls(),
+        proof::pair(),
+        proof::fuzz(),
+    ]
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -16,7 +16,9 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::future::{Future as _, poll_fn};
 use std::io::{self, IoSlice};
+use std::path::Path;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 use suanli_base::{Hash, NodeId, Time};
@@ -69,6 +71,7 @@ pub struct Endpoint {
     armed: Time,
     peer: NodeId,
     remote: Remote,
+    memory: Option<Arc<Path>>,
     ended: bool,
 }
 
@@ -106,6 +109,7 @@ impl Endpoint {
     #[must_use]
     pub fn new(link: Link, session: Session) -> Self {
         let (peer, remote) = (link.peer(), link.remote().clone());
+        let memory = link.memory();
         let lanes = link.into_lanes();
         assert!(!lanes.is_empty(), "a link has at least one lane");
         Self {
@@ -117,6 +121,7 @@ impl Endpoint {
             armed: Time(0),
             peer,
             remote,
+            memory,
             ended: false,
         }
     }
@@ -125,6 +130,11 @@ impl Endpoint {
     #[must_use]
     pub const fn peer(&self) -> NodeId {
         self.peer
+    }
+
+    /// The folder of the other end's memory, on the same host.
+    pub(crate) fn memory(&self) -> Option<Arc<Path>> {
+        self.memory.clone()
     }
 
     /// Where the other end is.

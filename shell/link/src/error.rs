@@ -45,6 +45,14 @@ pub enum LinkError {
         /// What the system says.
         source: io::Error,
     },
+    /// The folder of a shared-memory link cannot be used.
+    #[error("{}: {source}; is the holder running, as the same user?", path.display())]
+    Local {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
     /// Nobody answers.
     #[error(
         "{addr} cannot be reached ({source}); is the other side running, and the address right?"
@@ -124,7 +132,10 @@ impl LinkError {
     #[must_use]
     pub const fn fault(&self) -> Fault {
         match self {
-            Self::PortInUse { .. } | Self::Bind { .. } | Self::Resolve { .. } => Fault::Ours,
+            Self::Local { .. }
+            | Self::PortInUse { .. }
+            | Self::Bind { .. }
+            | Self::Resolve { .. } => Fault::Ours,
             Self::WrongKey { .. }
             | Self::Noise { .. }
             | Self::Unproven { .. }

@@ -22,6 +22,7 @@ mod plain;
 pub mod pump;
 pub mod reader;
 mod remote;
+pub mod shared;
 mod strangers;
 mod tcp;
 

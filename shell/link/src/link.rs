@@ -4,6 +4,7 @@ use crate::counted::{Counted, Counters};
 use crate::lane::Lane;
 use crate::{FrameReader, FrameWriter, LinkError, LinkKind, Remote, key, tcp};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use suanli_base::NodeId;
@@ -19,6 +20,8 @@ pub struct Link {
     remote: Remote,
     counters: Arc<Counters>,
     lanes: Vec<Lane>,
+    /// Where the memory of the other end lies, if it is on this host.
+    memory: Option<Arc<Path>>,
 }
 
 /// Connects to `addr` (`host:port`) as the node of `key`, by TCP with TLS 1.3; only the node
@@ -56,7 +59,16 @@ impl Link {
         lanes: Vec<Lane>,
     ) -> Self {
         assert!(!lanes.is_empty(), "a link has a lane for control frames");
-        Self { kind, peer, remote, counters, lanes }
+        Self { kind, peer, remote, counters, lanes, memory: None }
+    }
+
+    pub(crate) fn with_memory(self, folder: &Path) -> Self {
+        Self { memory: Some(folder.into()), ..self }
+    }
+
+    /// The folder of regions that can be mapped instead of carried; see [`crate::shared`].
+    pub(crate) fn memory(&self) -> Option<Arc<Path>> {
+        self.memory.clone()
     }
 
     pub(crate) fn of_tls(

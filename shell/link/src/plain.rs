@@ -82,7 +82,7 @@ impl Hello {
         bytes
     }
 
-    async fn read(stream: &mut Counted<TcpStream>) -> io::Result<Self> {
+    async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Self> {
         let mut magic = [0; 8];
         stream.read_exact(&mut magic).await?;
         if magic != MAGIC {
@@ -116,7 +116,7 @@ impl Said {
     /// Reads the other side's signature and checks it.
     async fn check(
         &self,
-        stream: &mut Counted<TcpStream>,
+        stream: &mut (impl AsyncRead + Unpin),
         signer: Signer,
         remote: &Remote,
     ) -> Result<(), LinkError> {
@@ -133,9 +133,13 @@ impl Said {
 }
 
 fn noise(remote: &Remote, source: io::Error) -> LinkError {
+    let kind = match remote {
+        Remote::Local { .. } => LinkKind::Shared,
+        _ => LinkKind::Tcp,
+    };
     match source.kind() {
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
-            LinkError::Noise { remote: remote.clone(), kind: LinkKind::Tcp, source }
+            LinkError::Noise { remote: remote.clone(), kind, source }
         }
         _ => LinkError::Lost { remote: remote.clone(), source },
     }
@@ -149,19 +153,29 @@ pub(crate) async fn introduce(
     remote: Remote,
 ) -> Result<Link, LinkError> {
     let (mut stream, counters) = Counted::new(stream);
-    let own = Hello::new(key).map_err(|source| noise(&remote, source))?;
-    let peer = match expected {
-        Some(expected) => ask(&mut stream, key, own, expected, &remote).await?,
-        None => answer(&mut stream, key, own, &remote).await?,
-    };
+    let peer = prove(&mut stream, key, expected, &remote).await?;
     let lost = |source| LinkError::Lost { remote: remote.clone(), source };
     tcp::reset_unless_closed(stream.stream(), true).map_err(lost)?;
     let lane = Lane::of(Plain(stream));
     Ok(Link::new(LinkKind::Tcp, peer, remote, counters, vec![lane]))
 }
 
-async fn ask(
-    stream: &mut Counted<TcpStream>,
+/// Proves our key over a stream and checks the other side's; returns who is there.
+pub(crate) async fn prove<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    key: &SecretKey,
+    expected: Option<NodeId>,
+    remote: &Remote,
+) -> Result<NodeId, LinkError> {
+    let own = Hello::new(key).map_err(|source| noise(remote, source))?;
+    match expected {
+        Some(expected) => ask(stream, key, own, expected, remote).await,
+        None => answer(stream, key, own, remote).await,
+    }
+}
+
+async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
     key: &SecretKey,
     own: Hello,
     expected: NodeId,
@@ -180,8 +194,8 @@ async fn ask(
     Ok(accepting.node)
 }
 
-async fn answer(
-    stream: &mut Counted<TcpStream>,
+async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
     key: &SecretKey,
     own: Hello,
     remote: &Remote,

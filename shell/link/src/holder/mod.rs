@@ -54,6 +54,8 @@ impl Default for HolderLimits {
 #[derive(Debug)]
 pub struct Holder {
     state: Mutex<State>,
+    /// Where versions are put for processes of this host to map.
+    shared: Option<std::path::PathBuf>,
     news: broadcast::Sender<(RegionName, u64)>,
     limits: HolderLimits,
 }
@@ -70,7 +72,20 @@ impl Holder {
     #[must_use]
     pub fn new(limits: HolderLimits) -> Arc<Self> {
         let (news, _) = broadcast::channel(NEWS_MAX);
-        Arc::new(Self { state: Mutex::default(), news, limits })
+        Arc::new(Self { state: Mutex::default(), shared: None, news, limits })
+    }
+
+    /// A holder of nothing that puts every version into `folder` too, for readers on this host to map
+    /// ([`crate::shared`]). On `/dev/shm` that is memory.
+    ///
+    /// # Errors
+    /// [`HoldError::Share`] when the folder cannot be made, or is not this user's alone.
+    pub fn share(limits: HolderLimits, folder: &std::path::Path) -> Result<Arc<Self>, HoldError> {
+        let failed = |source| HoldError::Share { path: folder.to_owned(), source };
+        crate::shared::folder(folder).map_err(failed)?;
+        let (news, _) = broadcast::channel(NEWS_MAX);
+        let shared = Some(folder.to_owned());
+        Ok(Arc::new(Self { state: Mutex::default(), shared, news, limits }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -88,7 +103,10 @@ impl Holder {
         bytes: Bytes,
         chunk_bytes: u32,
     ) -> Result<u64, HoldError> {
-        self.publish_as(name, None, |version| Snapshot::of(version, bytes, chunk_bytes))
+        self.publish_as(name, None, |version| {
+            let snapshot = Snapshot::of(version, bytes, chunk_bytes)?;
+            self.shared.as_deref().map_or(Ok(snapshot.clone()), |folder| snapshot.shared(folder))
+        })
     }
 
     /// Registers a file as the next version of a region. It is mapped, not read in; whoever owns the

@@ -41,6 +41,14 @@ pub enum HoldError {
         /// The bound.
         max: usize,
     },
+    /// A version could not be put where processes of this host find it.
+    #[error("cannot share regions in {}: {source}", path.display())]
+    Share {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// A file could not be mapped.
     #[error("cannot map {}: {source}", path.display())]
     Map {
@@ -56,7 +64,7 @@ impl HoldError {
     #[must_use]
     pub const fn fault(&self) -> Fault {
         match self {
-            Self::Moved { .. } | Self::Map { .. } => Fault::Weather,
+            Self::Moved { .. } | Self::Map { .. } | Self::Share { .. } => Fault::Weather,
             _ => Fault::Ours,
         }
     }
@@ -77,6 +85,19 @@ pub struct Snapshot {
     /// What it holds.
     pub info: Arc<RegionInfo>,
     chunks: Vec<Bytes>,
+    /// The file it is shared by.
+    _file: Option<Arc<SharedFile>>,
+}
+
+/// A file that is unlinked when nobody here needs it.
+#[derive(Debug)]
+struct SharedFile(PathBuf);
+
+impl Drop for SharedFile {
+    fn drop(&mut self) {
+        // Gone already is as good.
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 impl Snapshot {
@@ -85,7 +106,21 @@ impl Snapshot {
         let size = chunk_bytes as usize;
         let slice = |at: usize| bytes.slice(at..(at + size).min(bytes.len()));
         let chunks = (0..bytes.len()).step_by(size).map(slice).collect();
-        Ok(Self { info: Arc::new(info), chunks })
+        Ok(Self { info: Arc::new(info), chunks, _file: None })
+    }
+
+    /// The same version over memory that other processes of this host can map. Its file goes with the
+    /// last use of it here.
+    pub(super) fn shared(&self, folder: &Path) -> Result<Self, HoldError> {
+        let failed = |source| HoldError::Share { path: folder.to_owned(), source };
+        let whole = self.run(0, self.info.shape.bytes);
+        let root = self.info.root;
+        let bytes = crate::shared::put(folder, root, &whole).map_err(failed)?;
+        let size = self.info.shape.chunk_bytes as usize;
+        let slice = |at: usize| bytes.slice(at..(at + size).min(bytes.len()));
+        let chunks = (0..bytes.len()).step_by(size).map(slice).collect();
+        let file = Some(Arc::new(SharedFile(crate::shared::file_of(folder, root))));
+        Ok(Self { info: Arc::clone(&self.info), chunks, _file: file })
     }
 
     pub(super) fn of_chunks(
@@ -95,7 +130,7 @@ impl Snapshot {
         chunks: Vec<Bytes>,
     ) -> Result<Self, HoldError> {
         let info = Arc::new(RegionInfo::new(version, shape, hashes)?);
-        Ok(Self { info, chunks })
+        Ok(Self { info, chunks, _file: None })
     }
 
     pub(super) fn with(

@@ -3,6 +3,7 @@
 
 use crate::endpoint::{Endpoint, Memory, Trust};
 use crate::pump::Ended;
+use crate::shared::Mapped;
 use crate::{Link, LinkError};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -28,7 +29,7 @@ pub enum ReadError {
         /// To whom.
         remote: crate::Remote,
         /// How.
-        ended: Ended,
+        ended: Box<Ended>,
     },
     /// The holder refused, or did not answer.
     #[error(transparent)]
@@ -53,6 +54,12 @@ pub enum ReadError {
         /// Which chunk.
         chunk: u32,
     },
+    /// A version on this host cannot be mapped.
+    #[error("cannot map the region: {source}")]
+    Map {
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// The link could not be made.
     #[error(transparent)]
     Link(#[from] LinkError),
@@ -61,10 +68,10 @@ pub enum ReadError {
 impl ReadError {
     /// Whose fault it is.
     #[must_use]
-    pub const fn fault(&self) -> Fault {
+    pub fn fault(&self) -> Fault {
         match self {
-            Self::Ended { ended: Ended::Violation(_), .. } => Fault::Peer,
-            Self::Ended { .. } => Fault::Weather,
+            Self::Ended { ended, .. } if matches!(**ended, Ended::Violation(_)) => Fault::Peer,
+            Self::Ended { .. } | Self::Map { .. } => Fault::Weather,
             Self::Failed(failure) => failure.fault(),
             Self::Refused(_) | Self::Memory { .. } | Self::Region(_) | Self::Conflict { .. } => {
                 Fault::Ours
@@ -357,6 +364,17 @@ impl Reader {
         Ok(())
     }
 
+    /// The opened version in this process's own address space, when the holder is on this host and
+    /// shares it ([`crate::shared`]); then nothing is carried at all.
+    ///
+    /// # Errors
+    /// [`ReadError::Map`] when it is there and cannot be mapped.
+    pub fn map(&self, opened: &Opened) -> Result<Option<Mapped>, ReadError> {
+        let Some(folder) = self.endpoint.memory() else { return Ok(None) };
+        let (root, bytes) = (opened.info.root, opened.info.shape.bytes);
+        crate::shared::map(&folder, root, bytes).map_err(|source| ReadError::Map { source })
+    }
+
     /// Reads byte ranges of an opened version, packed one behind the other, into `memory`. The bytes
     /// are guarded by the link, not by the region's hashes: for a holder that is trusted.
     ///
@@ -526,7 +544,10 @@ async fn next(
 ) -> Result<Event, ReadError> {
     match endpoint.next(memory).await {
         Ok(event) => Ok(event),
-        Err(ended) => Err(ReadError::Ended { remote: endpoint.remote().clone(), ended }),
+        Err(ended) => {
+            let (remote, ended) = (endpoint.remote().clone(), Box::new(ended));
+            Err(ReadError::Ended { remote, ended })
+        }
     }
 }
 
