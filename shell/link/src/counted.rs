@@ -7,23 +7,48 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+/// Asks a library that owns its socket for (sent, received); nothing once the link is gone.
+pub(crate) type Meter = Box<dyn Fn() -> Option<(u64, u64)> + Send + Sync>;
+
 /// Bytes of one link, growing while it lives.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Counters {
     up: AtomicU64,
     down: AtomicU64,
+    meter: Option<Meter>,
+}
+
+impl core::fmt::Debug for Counters {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Counters").field("up", &self.up()).field("down", &self.down()).finish()
+    }
 }
 
 impl Counters {
+    #[cfg(feature = "iroh")]
+    pub(crate) fn metered(meter: Meter) -> Self {
+        Self { meter: Some(meter), ..Self::default() }
+    }
+
+    /// Asks the meter; what it said last stays when the link is gone.
+    pub(crate) fn refresh(&self) {
+        if let Some((up, down)) = self.meter.as_ref().and_then(|meter| meter()) {
+            self.up.fetch_max(up, Ordering::Relaxed);
+            self.down.fetch_max(down, Ordering::Relaxed);
+        }
+    }
+
     /// Bytes written to the socket.
     #[must_use]
     pub fn up(&self) -> u64 {
+        self.refresh();
         self.up.load(Ordering::Relaxed)
     }
 
     /// Bytes read from the socket.
     #[must_use]
     pub fn down(&self) -> u64 {
+        self.refresh();
         self.down.load(Ordering::Relaxed)
     }
 }

@@ -65,15 +65,15 @@ pub enum LinkError {
     },
     /// Somebody answers who is not who was expected.
     #[error(
-        "{remote} is not the one expected: expected key {expected}, found {found}; check the address, or ask for a new ticket if the other side changed its key"
+        "{remote} is not the one expected: expected key {expected}, found {}; check the address, or ask for a new ticket if the other side changed its key", found.map_or_else(|| "another".to_owned(), |found| found.to_string())
     )]
     WrongKey {
         /// Where.
         remote: Remote,
         /// The key expected.
         expected: NodeId,
-        /// The key found.
-        found: NodeId,
+        /// The key found, where the kind of link tells.
+        found: Option<NodeId>,
     },
     /// The handshake took too long.
     #[error("{remote} did not finish the handshake within {} ms", after.as_millis())]
@@ -107,6 +107,16 @@ pub enum LinkError {
         /// Who.
         remote: Remote,
     },
+    /// A relay was to be used where none was set up.
+    #[error(
+        "{relay:?} cannot be used as a relay ({why}); expected http://host:port or https://host"
+    )]
+    Relay {
+        /// The relay as given.
+        relay: String,
+        /// What is wrong with it.
+        why: RelayFault,
+    },
     /// Bytes inside the link that are no frame.
     #[error("node {} at {remote} broke the protocol: {source}", peer.short())]
     Frame {
@@ -127,6 +137,18 @@ pub enum LinkError {
     },
 }
 
+/// What is wrong with a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RelayFault {
+    /// It is no address of a relay.
+    #[error("it is no URL")]
+    NoUrl,
+    /// Our end was set up without relays.
+    #[error("this end was set up to use none")]
+    Disabled,
+}
+
 impl LinkError {
     /// Whose fault it is.
     #[must_use]
@@ -135,7 +157,8 @@ impl LinkError {
             Self::Local { .. }
             | Self::PortInUse { .. }
             | Self::Bind { .. }
-            | Self::Resolve { .. } => Fault::Ours,
+            | Self::Resolve { .. }
+            | Self::Relay { .. } => Fault::Ours,
             Self::WrongKey { .. }
             | Self::Noise { .. }
             | Self::Unproven { .. }
@@ -162,7 +185,7 @@ impl LinkError {
             Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other))) => {
                 match other.0.downcast_ref::<PinMismatch>() {
                     Some(PinMismatch { expected, found }) => {
-                        Self::WrongKey { remote, expected: *expected, found: *found }
+                        Self::WrongKey { remote, expected: *expected, found: Some(*found) }
                     }
                     None => Self::Noise { remote, kind: LinkKind::Tls, source },
                 }

@@ -31,7 +31,7 @@ const PKCS8_PREFIX: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
 ];
 /// So that another service that speaks TLS is told apart at once.
-const ALPN: &[u8] = b"suanli-rdpa/1";
+pub(crate) const ALPN: &[u8] = b"suanli-rdpa/1";
 
 /// The peer holds another key than the one expected; travels through rustls to the caller.
 #[derive(Clone, Copy, Debug, thiserror::Error)]

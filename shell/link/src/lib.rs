@@ -20,6 +20,8 @@ mod link;
 mod listener;
 mod plain;
 pub mod pump;
+#[cfg(feature = "iroh")]
+pub mod quic;
 pub mod reader;
 mod remote;
 pub mod shared;
@@ -27,10 +29,11 @@ mod strangers;
 mod tcp;
 
 pub use counted::Counters;
-pub use error::LinkError;
+pub use error::{LinkError, RelayFault};
 pub use frames::{FrameReader, FrameWriter};
 pub use lane::{Lane, LaneReader, LaneWriter};
 pub use link::{Link, connect};
-pub use listener::{Incoming, LinkLimits, Listener};
+pub use listener::{Incoming, Listener};
 pub use plain::connect_plain;
 pub use remote::{LinkKind, Remote};
+pub use strangers::LinkLimits;

@@ -2,41 +2,18 @@
 
 use crate::counted::Counted;
 use crate::strangers::{Place, Strangers};
-use crate::{Link, LinkError, Remote, key, plain, tcp};
+use crate::{Link, LinkError, LinkLimits, Remote, key, plain, tcp};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use suanli_identity::SecretKey;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsStream};
-
-/// Bounds of a [`Listener`].
-#[derive(Clone, Copy, Debug)]
-pub struct LinkLimits {
-    /// How long a handshake may take.
-    pub handshake_timeout: Duration,
-    /// Handshakes at once; for one more, one that has lasted long is dropped.
-    pub handshakes_max: usize,
-    /// The same for those from one address.
-    pub handshakes_per_address_max: usize,
-}
-
-impl Default for LinkLimits {
-    fn default() -> Self {
-        Self {
-            handshake_timeout: Duration::from_secs(10),
-            handshakes_max: 128,
-            handshakes_per_address_max: 64,
-        }
-    }
-}
 
 /// Listens for peers.
 #[derive(Debug)]
 pub struct Listener {
     tcp: TcpListener,
     greeting: Greeting,
-    limits: LinkLimits,
     strangers: Strangers,
 }
 
@@ -62,7 +39,6 @@ pub struct Incoming {
     stream: TcpStream,
     remote: SocketAddr,
     greeting: Greeting,
-    timeout: Duration,
     place: Place,
 }
 
@@ -100,7 +76,7 @@ impl Listener {
     ) -> Result<Self, LinkError> {
         let tcp =
             TcpListener::bind(addr).await.map_err(|source| LinkError::of_bind(addr, source))?;
-        Ok(Self { tcp, greeting, limits, strangers: Strangers::default() })
+        Ok(Self { tcp, greeting, strangers: Strangers::new(limits) })
     }
 
     /// Where it listens.
@@ -119,25 +95,14 @@ impl Listener {
     pub async fn accept(&self) -> Result<Incoming, LinkError> {
         let (stream, remote) =
             self.tcp.accept().await.map_err(|source| LinkError::Listen { source })?;
-        let (max, max_per_address) =
-            (self.limits.handshakes_max, self.limits.handshakes_per_address_max);
-        let place = self.strangers.enter(remote.ip(), max, max_per_address);
-        let (greeting, timeout) = (self.greeting.clone(), self.limits.handshake_timeout);
-        Ok(Incoming { stream, remote, greeting, timeout, place })
+        let place = self.strangers.enter(remote.ip());
+        Ok(Incoming { stream, remote, greeting: self.greeting.clone(), place })
     }
 
     /// Whether a failed handshake is worth a line in the log: the first from its address.
     #[must_use]
     pub fn is_news(&self, error: &LinkError) -> bool {
-        let ip = match error {
-            LinkError::Noise { remote, .. }
-            | LinkError::HandshakeTimeout { remote, .. }
-            | LinkError::PushedOut { remote }
-            | LinkError::Unproven { remote, .. }
-            | LinkError::Lost { remote, .. } => remote.ip(),
-            _ => None,
-        };
-        ip.is_none_or(|ip| self.strangers.is_news(ip))
+        self.strangers.is_news(error)
     }
 }
 
@@ -154,7 +119,7 @@ impl Incoming {
     /// [`LinkError::Noise`], [`LinkError::Unproven`], [`LinkError::HandshakeTimeout`] or
     /// [`LinkError::Lost`]; the connection is dropped.
     pub async fn handshake(self) -> Result<Link, LinkError> {
-        let Self { stream, remote, greeting, timeout, mut place } = self;
+        let Self { stream, remote, greeting, place } = self;
         let remote = Remote::from(remote);
         tcp::tune(&stream).map_err(|source| LinkError::Lost { remote: remote.clone(), source })?;
         let greeted = async {
@@ -163,13 +128,7 @@ impl Incoming {
                 Greeting::Plain(key) => plain::introduce(stream, &key, None, remote.clone()).await,
             }
         };
-        tokio::select! {
-            done = greeted => done,
-            () = place.lost() => Err(LinkError::PushedOut { remote }),
-            () = tokio::time::sleep(timeout) => {
-                Err(LinkError::HandshakeTimeout { remote, after: timeout })
-            }
-        }
+        place.hold(&remote, greeted).await
     }
 }
 

@@ -184,7 +184,7 @@ async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
     stream.write_all(&own.to_bytes()).await.map_err(|source| noise(remote, source))?;
     let accepting = Hello::read(stream).await.map_err(|source| noise(remote, source))?;
     if accepting.node != expected {
-        let found = accepting.node;
+        let found = Some(accepting.node);
         return Err(LinkError::WrongKey { remote: remote.clone(), expected, found });
     }
     let said = Said { connecting: own, accepting };

@@ -5,17 +5,43 @@
 //! one who has been longest in a handshake, of the address that has most of them, loses its own.
 //! An attacker with many addresses then pushes out its own connections first.
 
+use crate::{LinkError, Remote};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::oneshot;
+
+/// Bounds of whoever listens.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkLimits {
+    /// How long a handshake may take.
+    pub handshake_timeout: Duration,
+    /// Handshakes at once; for one more, one that has lasted long is dropped.
+    pub handshakes_max: usize,
+    /// The same for those from one address.
+    pub handshakes_per_address_max: usize,
+}
+
+impl Default for LinkLimits {
+    fn default() -> Self {
+        Self {
+            handshake_timeout: Duration::from_secs(10),
+            handshakes_max: 128,
+            handshakes_per_address_max: 64,
+        }
+    }
+}
 
 /// Addresses whose noise is remembered; past this nothing new is told.
 const NOISY_MAX: usize = 1024;
 
 /// Strangers of one listener; clones share them.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Strangers(Arc<Mutex<Inside>>);
+#[derive(Clone, Debug)]
+pub(crate) struct Strangers {
+    limits: LinkLimits,
+    inside: Arc<Mutex<Inside>>,
+}
 
 #[derive(Debug, Default)]
 struct Inside {
@@ -36,10 +62,21 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Ends when somebody else needs the place.
-    pub(crate) async fn lost(&mut self) {
-        // The sender is never used, only dropped.
-        let _ = (&mut self.pushed_out).await;
+    /// Does a handshake in this place, for as long as it may last and nobody else needs the place.
+    pub(crate) async fn hold<T>(
+        mut self,
+        remote: &Remote,
+        handshake: impl Future<Output = Result<T, LinkError>>,
+    ) -> Result<T, LinkError> {
+        let after = self.strangers.limits.handshake_timeout;
+        tokio::select! {
+            done = handshake => done,
+            // The sender is never used, only dropped.
+            _ = &mut self.pushed_out => Err(LinkError::PushedOut { remote: remote.clone() }),
+            () = tokio::time::sleep(after) => {
+                Err(LinkError::HandshakeTimeout { remote: remote.clone(), after })
+            }
+        }
     }
 }
 
@@ -61,17 +98,23 @@ fn group_of(ip: IpAddr) -> IpAddr {
 }
 
 impl Strangers {
+    pub(crate) fn new(limits: LinkLimits) -> Self {
+        Self { limits, inside: Arc::default() }
+    }
+
     fn inside(&self) -> MutexGuard<'_, Inside> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A place for one who comes from `ip`; somebody else may lose theirs.
-    pub(crate) fn enter(&self, ip: IpAddr, max: usize, max_per_address: usize) -> Place {
+    pub(crate) fn enter(&self, ip: IpAddr) -> Place {
+        let LinkLimits { handshakes_max, handshakes_per_address_max, .. } = self.limits;
         let group = group_of(ip);
         let mut inside = self.inside();
-        if inside.groups.get(&group).is_some_and(|numbers| numbers.len() >= max_per_address) {
+        let here = inside.groups.get(&group).map_or(0, BTreeSet::len);
+        if here >= handshakes_per_address_max {
             inside.push_out(group);
-        } else if inside.shaking.len() >= max
+        } else if inside.shaking.len() >= handshakes_max
             && let Some(crowded) = inside.most_crowded()
         {
             inside.push_out(crowded);
@@ -85,8 +128,20 @@ impl Strangers {
         Place { strangers: self.clone(), number, group, pushed_out }
     }
 
-    /// Whether noise from an address is worth a line in the log: the first.
-    pub(crate) fn is_news(&self, ip: IpAddr) -> bool {
+    /// Whether a failed handshake is worth a line in the log: the first from its address.
+    pub(crate) fn is_news(&self, error: &LinkError) -> bool {
+        let ip = match error {
+            LinkError::Noise { remote, .. }
+            | LinkError::HandshakeTimeout { remote, .. }
+            | LinkError::PushedOut { remote }
+            | LinkError::Unproven { remote, .. }
+            | LinkError::Lost { remote, .. } => remote.ip(),
+            _ => None,
+        };
+        ip.is_none_or(|ip| self.is_new(ip))
+    }
+
+    fn is_new(&self, ip: IpAddr) -> bool {
         let mut inside = self.inside();
         let group = group_of(ip);
         if inside.noisy.len() >= NOISY_MAX && !inside.noisy.contains_key(&group) {
@@ -129,6 +184,11 @@ impl Inside {
 mod tests {
     use super::*;
 
+    fn strangers(handshakes_max: usize, handshakes_per_address_max: usize) -> Strangers {
+        let limits = LinkLimits::default();
+        Strangers::new(LinkLimits { handshakes_max, handshakes_per_address_max, ..limits })
+    }
+
     fn ip(last: u8) -> IpAddr {
         IpAddr::from([10, 0, 0, last])
     }
@@ -139,10 +199,10 @@ mod tests {
 
     #[test]
     fn a_crowd_pushes_out_its_own_and_not_the_one_who_came_alone() {
-        let strangers = Strangers::default();
-        let mut member = strangers.enter(ip(1), 8, 4);
+        let strangers = strangers(8, 4);
+        let mut member = strangers.enter(ip(1));
         let mut crowd: Vec<Place> =
-            (0..30).map(|number| strangers.enter(ip(2 + number % 3), 8, 4)).collect();
+            (0..30).map(|number| strangers.enter(ip(2 + number % 3))).collect();
         assert!(!is_pushed_out(&mut member));
         let left = crowd.iter_mut().filter_map(|place| (!is_pushed_out(place)).then_some(()));
         assert_eq!(left.count(), 7);
@@ -153,9 +213,9 @@ mod tests {
 
     #[test]
     fn one_address_keeps_within_its_own_bound() {
-        let strangers = Strangers::default();
-        let mut first = strangers.enter(ip(1), 100, 2);
-        let mut rest: Vec<Place> = (0..2).map(|_| strangers.enter(ip(1), 100, 2)).collect();
+        let strangers = strangers(100, 2);
+        let mut first = strangers.enter(ip(1));
+        let mut rest: Vec<Place> = (0..2).map(|_| strangers.enter(ip(1))).collect();
         assert!(is_pushed_out(&mut first));
         assert!(rest.iter_mut().all(|place| !is_pushed_out(place)));
     }
@@ -170,7 +230,7 @@ mod tests {
 
     #[test]
     fn noise_is_news_once_an_address() {
-        let strangers = Strangers::default();
-        assert!(strangers.is_news(ip(1)) && !strangers.is_news(ip(1)) && strangers.is_news(ip(2)));
+        let strangers = strangers(8, 4);
+        assert!(strangers.is_new(ip(1)) && !strangers.is_new(ip(1)) && strangers.is_new(ip(2)));
     }
 }

@@ -1,0 +1,211 @@
+//! Lanes over a QUIC connection: one bidirectional stream each, opened by the connecting side.
+//!
+//! Each stream begins with eight bytes: `SLQ`, version 1, the lane's number, how many bulk lanes
+//! there are, two zeros. Lane 0 goes before all others in what is sent.
+
+use super::settings;
+use crate::counted::Counters;
+use crate::lane::Lane;
+use iroh::endpoint::{
+    Connection, ReadError, RecvStream, SendStream, VarInt, WeakConnectionHandle, WriteError,
+};
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+const MAGIC: [u8; 4] = *b"SLQ\x01";
+const PREAMBLE_BYTES: usize = 8;
+/// Read by the layer above before a stranger's window becomes a peer's: a HELLO and more.
+const LISTENED_BYTES: u64 = 16 << 10;
+/// The code of a stream that ends without goodbye.
+const CUT: VarInt = VarInt::from_u32(1);
+
+/// Opens a control lane and `bulk` lanes.
+pub(super) async fn open(
+    connection: &Connection,
+    bulk: u8,
+    lane_window_bytes: u32,
+    counters: &Arc<Counters>,
+) -> io::Result<Vec<Lane>> {
+    let window = Window::open(connection, settings::window(bulk, lane_window_bytes));
+    let mut lanes = Vec::with_capacity(usize::from(bulk) + 1);
+    for number in 0..=bulk {
+        let (mut send, receive) = connection.open_bi().await.map_err(io::Error::other)?;
+        prioritise(&send, number)?;
+        let [a, b, c, d] = MAGIC;
+        send.write_all(&[a, b, c, d, number, bulk, 0, 0]).await?;
+        lanes.push(lane(send, receive, counters, &window));
+    }
+    Ok(lanes)
+}
+
+/// Takes the lanes that the other side opens.
+pub(super) async fn accept(
+    connection: &Connection,
+    lane_window_bytes: u32,
+    counters: &Arc<Counters>,
+) -> io::Result<Vec<Lane>> {
+    let mut window = None;
+    let mut lanes: Vec<Option<Lane>> = Vec::new();
+    loop {
+        let (send, mut receive) = connection.accept_bi().await.map_err(io::Error::other)?;
+        let mut preamble = [0; PREAMBLE_BYTES];
+        AsyncReadExt::read_exact(&mut receive, &mut preamble).await?;
+        let [a, b, c, d, number, bulk, 0, 0] = preamble else { return Err(not_ours()) };
+        let count = usize::from(bulk) + 1;
+        if [a, b, c, d] != MAGIC || number > bulk || bulk > settings::LANES_MAX {
+            return Err(not_ours());
+        }
+        if lanes.is_empty() {
+            lanes.resize_with(count, || None);
+        }
+        let bytes = settings::window(bulk, lane_window_bytes);
+        let window = window.get_or_insert_with(|| Window::closed(connection, bytes));
+        let taken = lanes.get(usize::from(number)).is_none_or(Option::is_some);
+        if count != lanes.len() || taken {
+            return Err(not_ours());
+        }
+        prioritise(&send, number)?;
+        lanes[usize::from(number)] = Some(lane(send, receive, counters, window));
+        if lanes.iter().all(Option::is_some) {
+            return Ok(lanes.into_iter().flatten().collect());
+        }
+    }
+}
+
+fn not_ours() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a stream that does not begin as a lane of ours")
+}
+
+fn prioritise(send: &SendStream, number: u8) -> io::Result<()> {
+    send.set_priority(i32::from(number == 0)).map_err(io::Error::other)
+}
+
+fn lane(
+    stream: SendStream,
+    receive: RecvStream,
+    counters: &Arc<Counters>,
+    window: &Arc<Window>,
+) -> Lane {
+    let reader = Reader { stream: receive, window: Arc::clone(window) };
+    let writer = Writer { stream, goodbye: None, counters: Arc::clone(counters) };
+    Lane::new(reader, writer)
+}
+
+/// The window of a connection: small until the layer above has listened to what comes, so that a
+/// stranger costs little.
+struct Window {
+    connection: WeakConnectionHandle,
+    bytes: VarInt,
+    read: AtomicU64,
+}
+
+impl Window {
+    fn open(connection: &Connection, bytes: u32) -> Arc<Self> {
+        let window = Self::closed(connection, bytes);
+        window.read.store(LISTENED_BYTES, Ordering::Relaxed);
+        connection.set_receive_window(window.bytes);
+        window
+    }
+
+    fn closed(connection: &Connection, bytes: u32) -> Arc<Self> {
+        let bytes = VarInt::from_u32(bytes);
+        Arc::new(Self { connection: connection.weak_handle(), bytes, read: AtomicU64::new(0) })
+    }
+
+    fn read(&self, bytes: usize) {
+        if self.read.load(Ordering::Relaxed) >= LISTENED_BYTES {
+            return;
+        }
+        let before = self.read.fetch_add(bytes as u64, Ordering::Relaxed);
+        if before + bytes as u64 >= LISTENED_BYTES
+            && let Some(connection) = self.connection.upgrade()
+        {
+            connection.set_receive_window(self.bytes);
+        }
+    }
+}
+
+struct Reader {
+    stream: RecvStream,
+    window: Arc<Window>,
+}
+
+impl AsyncRead for Reader {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = ready!(AsyncRead::poll_read(Pin::new(&mut self.stream), cx, buffer));
+        self.window.read(buffer.filled().len() - before);
+        Poll::Ready(result.map_err(reason))
+    }
+}
+
+/// Why the connection ended, in the place of that it ended.
+fn reason(error: io::Error) -> io::Error {
+    let inner = error.get_ref();
+    let read = inner.and_then(|inner| inner.downcast_ref::<ReadError>());
+    let write = inner.and_then(|inner| inner.downcast_ref::<WriteError>());
+    match (read, write) {
+        (Some(ReadError::ConnectionLost(why)), _) | (_, Some(WriteError::ConnectionLost(why))) => {
+            why.clone().into()
+        }
+        _ => error,
+    }
+}
+
+/// Resets its stream when dropped; shut, it ends it and waits until the peer has it all.
+struct Writer {
+    stream: SendStream,
+    goodbye: Option<Pin<Box<dyn Future<Output = io::Result<()>> + Send>>>,
+    counters: Arc<Counters>,
+}
+
+impl AsyncWrite for Writer {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        AsyncWrite::poll_write(Pin::new(&mut self.stream), cx, bytes).map_err(reason)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_flush(Pin::new(&mut self.stream), cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.goodbye.is_none() {
+            self.stream.finish()?;
+            let stopped = self.stream.stopped();
+            self.goodbye = Some(Box::pin(async move {
+                match stopped.await {
+                    // Everything arrived, or the peer has closed its side and wants no more.
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(io::Error::other(error)),
+                }
+            }));
+        }
+        let goodbye = self.goodbye.as_mut().expect("set just before");
+        let done = ready!(goodbye.as_mut().poll(cx));
+        self.counters.refresh();
+        Poll::Ready(done)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if self.goodbye.is_none() {
+            // Fails only for a connection that is gone.
+            let _ = self.stream.reset(CUT);
+        }
+        self.counters.refresh();
+    }
+}
