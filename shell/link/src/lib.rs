@@ -10,6 +10,8 @@
 //! raw public keys: RFC 8446, RFC 7250, RFC 8410.
 
 mod counted;
+#[cfg(all(feature = "emulator", target_os = "linux"))]
+pub mod emulator;
 pub mod endpoint;
 mod error;
 mod frames;
