@@ -2,6 +2,7 @@
 //! options here, so that "not said" stays visible until `settings` puts them together.
 
 use crate::language::Language;
+use crate::link_settings;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -88,6 +89,8 @@ pub(crate) enum Command {
     Log(Log),
     /// Look at this machine: instructions, speed, memory, folders, and whether its bits are right
     Doctor,
+    /// Run a command behind a home's link that is emulated on this machine
+    EmulateLink(EmulateLink),
     /// Print shell completions
     Completions {
         /// For which shell
@@ -117,6 +120,44 @@ pub(crate) struct Sim {
     /// A defect to plant
     #[arg(long, value_name = "NAME")]
     pub(crate) bug: Option<suanli_sim::Bug>,
+}
+
+/// `suanli emulate-link`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct EmulateLink {
+    /// A link by name: fibre-100, fibre-1000, cable, adsl, mobile
+    #[arg(long, value_name = "NAME", value_parser = link_settings::parse_preset)]
+    pub(crate) preset: Option<&'static suanli_link_model::Preset>,
+    /// Bits a second, such as 100mbit; both ways but for --up
+    #[arg(long, value_name = "RATE", value_parser = link_settings::parse_rate)]
+    pub(crate) rate: Option<u64>,
+    /// The rate from the home, such as 30mbit
+    #[arg(long, value_name = "RATE", value_parser = link_settings::parse_rate)]
+    pub(crate) up: Option<u64>,
+    /// Delay each way, such as 15ms [default: the preset's, or 15ms]
+    #[arg(long, value_name = "TIME", value_parser = link_settings::parse_span)]
+    pub(crate) delay: Option<suanli_link_model::Span>,
+    /// What may come on top of a packet's delay, such as 2ms
+    #[arg(long, value_name = "TIME", value_parser = link_settings::parse_span)]
+    pub(crate) jitter: Option<suanli_link_model::Span>,
+    /// Packets that the line loses, such as 0.5%
+    #[arg(long, value_name = "SHARE", value_parser = link_settings::parse_loss)]
+    pub(crate) loss: Option<u32>,
+    /// Size of each queue, such as 1bdp or 64kb [default: the preset's, or 1bdp]
+    #[arg(long, value_name = "SIZE", value_parser = link_settings::parse_queue)]
+    pub(crate) queue: Option<link_settings::Queue>,
+    /// Let jitter change the order of packets
+    #[arg(long)]
+    pub(crate) reorder: bool,
+    /// Seed of loss and jitter
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// A shell command for the far side; it ends with the command
+    #[arg(long, value_name = "CMD", allow_hyphen_values = true)]
+    pub(crate) far: Option<String>,
+    /// The command, run in the home; the far side is 10.77.0.2
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<std::ffi::OsString>,
 }
 
 /// `suanli demo`.

@@ -10,6 +10,7 @@ mod exit;
 mod folders;
 mod help;
 mod language;
+mod link_settings;
 mod measure;
 mod nearest;
 mod plan;
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
         Err(failure) => (Err(failure), language),
     };
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             failure.report(json, language);
             ExitCode::from(failure.class as u8)

@@ -24,6 +24,16 @@ words! {
         "{prompt} tokens read, {tokens} made, {rate:.1} tokens/s."
         "读入 {prompt} 个词元，写出 {tokens} 个，每秒 {rate:.1} 个。"
     }
+    link_up() { "from the home" "从家庭发出" }
+    link_down() { "to the home" "发往家庭" }
+    link_direction(name: &str, packets: u64, bytes: u64, queue: u64, loss: u64, most: u64) {
+        "{name}: {packets} packets, {bytes} bytes; dropped by the queue {queue}, by the line {loss}; most in the queue {most} bytes"
+        "{name}：{packets} 个包，{bytes} 字节；队列丢弃 {queue} 个，线路丢失 {loss} 个；队列最多 {most} 字节"
+    }
+    link_missed(packets: u64) {
+        "{packets} packets were dropped for want of processor time: this machine is too busy for the link."
+        "因处理器时间不足丢弃了 {packets} 个包：这台机器太忙，带不动这条链路。"
+    }
     city_founded(name: &str, id: &str, folder: &str) {
         "Founded city {name} ({id}) in {folder}."
         "已在 {folder} 建立城市 {name}（{id}）。"

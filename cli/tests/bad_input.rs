@@ -17,6 +17,21 @@ fn unknown_options_and_commands_are_usage_errors() {
 }
 
 #[test]
+fn a_link_that_cannot_be_is_a_usage_error_before_anything_is_made() {
+    let home = Suanli::new();
+    for (words, said) in [
+        (&[][..], "--rate 100mbit"),
+        (&["--rate", "fast"], "expected a rate such as"),
+        (&["--rate", "1bit"], "1000 to 100000000000 bits/s, found 1"),
+        (&["--rate", "1mbit", "--loss", "101%"], "0.5% or 200ppm"),
+        (&["--preset", "pigeon"], "fibre-100, fibre-1000"),
+    ] {
+        home.run(&[&["emulate-link"][..], words, &["--", "true"]].concat()).fails(2).says(said);
+    }
+    home.run(&["emulate-link", "--rate", "1mbit"]).fails(2).says("<CMD>");
+}
+
+#[test]
 fn help_and_version_are_no_errors() {
     let home = Suanli::new();
     home.run(&["--help"]).works().prints("demo").prints("算粒");

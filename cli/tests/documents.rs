@@ -25,7 +25,8 @@ fn typed(page: &str) -> Vec<String> {
 /// What is wrong with one typed line.
 fn fault(line: &str) -> Option<String> {
     let words: Vec<&str> = line.split_whitespace().collect();
-    let name = |word: &&&str| word.chars().all(|c| c.is_ascii_lowercase());
+    let inner = |c: char| c.is_ascii_lowercase() || c == '-';
+    let name = |word: &&&str| word.chars().all(inner) && !word.starts_with('-');
     let names: Vec<&str> = words.iter().take(2).take_while(name).copied().collect();
     let found = (1..=names.len()).rev().find_map(|count| help(&names[..count]));
     let Some(help) = found else {

@@ -2,6 +2,8 @@
 
 mod city;
 mod doctor;
+#[cfg(target_os = "linux")]
+mod emulate_link;
 mod generate;
 mod join;
 mod log;
@@ -16,6 +18,7 @@ use crate::context::{Context, block_on};
 use crate::demo;
 use crate::exit::Failure;
 use clap::CommandFactory as _;
+use std::process::ExitCode;
 use suanli_host::control::{Stop, StopReason, Stopper, stop_on_signals};
 
 pub(crate) use city::ask_ticket;
@@ -23,8 +26,26 @@ pub(crate) use generate::continue_text;
 pub(crate) use node::export_job;
 pub(crate) use status::event_text;
 
-/// Runs a command to its end.
-pub(crate) fn run(context: &Context, command: Command) -> Result<(), Failure> {
+/// Runs a command to its end; the code is that of a program that it ran, or else zero.
+pub(crate) fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::EmulateLink(arguments) => emulate_link::run(context, &arguments),
+        other => of_ours(context, other).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// A machine without network namespaces.
+#[cfg(not(target_os = "linux"))]
+mod emulate_link {
+    use super::{Context, ExitCode, Failure};
+    use crate::arguments::EmulateLink;
+
+    pub(super) fn run(_: &Context, _: &EmulateLink) -> Result<ExitCode, Failure> {
+        Err(Failure::usage("expected Linux for emulate-link, found another system", ""))
+    }
+}
+
+fn of_ours(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
         Command::City(command) => city::run(context, command),
         Command::Join(arguments) => join::run(context, arguments),
@@ -44,6 +65,8 @@ pub(crate) fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Generate(arguments) => generate::run(context, &arguments),
         Command::Merge(arguments) => merge::run(context, &arguments),
         Command::Sim(arguments) => sim::run(context, &arguments),
+        // `run` hands it on itself.
+        Command::EmulateLink(_) => Err(Failure::ours("emulate-link has a code of its own")),
         Command::Worker => Err(Failure::usage("worker must be the first argument", "")),
     }
 }
