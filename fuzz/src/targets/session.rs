@@ -170,7 +170,7 @@ fn conversation() -> (Vec<u8>, Vec<u8>) {
             }
         }
     }
-    assert_eq!(handles.len(), 3, "the conversation opens a region twice and a stage once");
+    assert_eq!(handles.len(), 4, "a region twice, a stage and cells once each are opened");
     (up, down)
 }
 
@@ -196,7 +196,10 @@ fn frames(input: &[u8]) -> Vec<Frame> {
         bytes[..4].copy_from_slice(b"RDPA");
         bytes[4] = 1;
         bytes[12..16].copy_from_slice(&(length as u32).to_le_bytes());
-        bytes[48..64].copy_from_slice(&Hash::of(payload).0[..16]);
+        let hashed = bytes[6] & 2 == 0;
+        let hash =
+            if hashed { *Hash::of(payload).0.first_chunk().expect("32 bytes") } else { [0; 16] };
+        bytes[48..64].copy_from_slice(&hash);
         bytes.extend_from_slice(payload);
         frames.extend(Frame::from_bytes(bytes.into()));
         rest = next;
