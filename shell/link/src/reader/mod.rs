@@ -1,6 +1,9 @@
 //! Reading and changing another node's regions: one connection, used by one caller at a time, with
 //! nothing between the socket and the caller's memory.
 
+mod remote;
+pub use remote::{COMMANDS_MAX, NoRoom, Partial, RemoteError, RemoteNode, Versions, zeros};
+
 use crate::endpoint::{Endpoint, Memory, Trust};
 use crate::pump::Ended;
 use crate::shared::Mapped;
