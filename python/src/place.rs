@@ -1,0 +1,151 @@
+//! Where to connect and as whom: keys, tickets, addresses, kinds of links.
+
+use crate::error::Trouble;
+use pyo3::prelude::*;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use suanli_base::{NodeId, Time};
+use suanli_identity::{Role, SecretKey, Ticket};
+use suanli_link::reader::{Reader, RemoteNode};
+use suanli_link::{Link, LinkError, connect, connect_plain};
+use suanli_rdpa::Hello;
+use suanli_store::{KeyError, create_key, load_key};
+
+/// What carries a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Tls,
+    Tcp,
+}
+
+impl Kind {
+    pub(crate) fn named(text: &str) -> Result<Self, Trouble> {
+        match text {
+            "tls" => Ok(Self::Tls),
+            "tcp" => Ok(Self::Tcp),
+            _ => Err(Trouble::Word {
+                what: "a kind of link",
+                found: text.to_owned(),
+                expected: "tls, tcp",
+            }),
+        }
+    }
+}
+
+fn role_named(text: &str) -> Result<Role, Trouble> {
+    let all = [Role::Join, Role::Train, Role::Operate, Role::Watch];
+    all.into_iter().find(|role| role.to_string() == text).ok_or_else(|| Trouble::Word {
+        what: "a role",
+        found: text.to_owned(),
+        expected: "watch, join, train, operate",
+    })
+}
+
+/// The key in a file, drawn and kept there if there is none yet; nobody but its owner can read it.
+pub(crate) fn key_at(path: &Path) -> Result<SecretKey, Trouble> {
+    match load_key(path) {
+        Err(KeyError::Missing { .. }) => match create_key(path) {
+            // Another process was faster.
+            Err(KeyError::Exists { .. }) => Ok(load_key(path)?),
+            made => Ok(made?),
+        },
+        found => Ok(found?),
+    }
+}
+
+/// The node whose key lies in a file; the key is made if there is none.
+#[pyfunction]
+pub(crate) fn node_of(py: Python<'_>, key: PathBuf) -> PyResult<String> {
+    let key = py.detach(|| key_at(&key)).map_err(|trouble| trouble.raise(py))?;
+    Ok(key.node().to_string())
+}
+
+/// Milliseconds since the Unix epoch.
+fn now() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Time(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Numbers that differ from one connection to the next: the session needs no more of them.
+pub(crate) fn seed() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}
+
+/// All that is needed to connect, and to connect again.
+pub(crate) struct Recipe {
+    addresses: Vec<String>,
+    key: SecretKey,
+    expected: NodeId,
+    role: Role,
+    ticket: Vec<u8>,
+    kind: Kind,
+    timeout: Duration,
+}
+
+/// The same as a caller gives it.
+pub(crate) struct Wish<'a> {
+    pub(crate) address: Option<String>,
+    pub(crate) key: &'a Path,
+    pub(crate) expected: Option<&'a str>,
+    pub(crate) ticket: Option<&'a str>,
+    pub(crate) role: Option<&'a str>,
+    pub(crate) link: &'a str,
+    pub(crate) timeout: Duration,
+}
+
+impl Recipe {
+    pub(crate) fn of(wish: &Wish<'_>) -> Result<Self, Trouble> {
+        let role = wish.role.map(role_named).transpose()?;
+        let ticket: Option<Ticket> = wish.ticket.map(str::parse).transpose()?;
+        let grant = ticket.as_ref().map(Ticket::grant);
+        let role = role.or(grant.map(|grant| grant.role)).unwrap_or(Role::Watch);
+        if let Some(ticket) = &ticket {
+            ticket.check(now(), role)?;
+        }
+        let expected: Option<NodeId> = wish.expected.map(str::parse).transpose()?;
+        let expected = expected.or(grant.map(|grant| NodeId(grant.city.0)));
+        let expected = expected.ok_or_else(|| Trouble::Word {
+            what: "who to expect",
+            found: String::new(),
+            expected: "expected=node id, ticket=\"suanli1...\"",
+        })?;
+        let named = grant.map_or_else(Vec::new, |grant| grant.addresses.clone());
+        let addresses = wish.address.clone().map_or(named, |address| vec![address]);
+        if addresses.is_empty() {
+            return Err(Trouble::NoAddress);
+        }
+        Ok(Self {
+            addresses,
+            key: key_at(wish.key)?,
+            expected,
+            role,
+            ticket: ticket.map_or_else(Vec::new, |ticket| ticket.to_bytes()),
+            kind: Kind::named(wish.link)?,
+            timeout: wish.timeout,
+        })
+    }
+
+    async fn link(&self) -> Result<Link, Trouble> {
+        let mut last = None;
+        for address in &self.addresses {
+            let (key, expected, timeout) = (&self.key, self.expected, self.timeout);
+            let made: Result<Link, LinkError> = match self.kind {
+                Kind::Tls => connect(address, key, expected, timeout).await,
+                Kind::Tcp => connect_plain(address, key, expected, timeout).await,
+            };
+            match made {
+                Ok(link) => return Ok(link),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.map_or(Trouble::NoAddress, Trouble::Link))
+    }
+
+    /// Connects, to the first address at which the right node answers.
+    pub(crate) async fn connect(&self) -> Result<RemoteNode, Trouble> {
+        let link = self.link().await?;
+        let hello = Hello::new(self.role, self.ticket.clone());
+        Ok(RemoteNode::new(Reader::connect(link, hello, seed()).await?))
+    }
+}

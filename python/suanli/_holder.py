@@ -1,0 +1,128 @@
+"""Offering regions to others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import numpy as np
+
+from . import _catalogue, _suanli
+from ._dtypes import as_array
+from ._node import CHUNK_BYTES, Link, as_bytes, data_folder
+
+#: Tensors of a published mapping begin at multiples of this.
+ALIGN = 64
+
+
+class Holder:
+    """Regions of this process, for any number of connections.
+
+    ``key`` is the file of the holder's key, drawn when there is none. Whoever may connect may read,
+    write, accumulate and count: ``listen`` asks who that is unless the address is of this machine.
+    """
+
+    def __init__(self, key: str | os.PathLike[str] | None = None) -> None:
+        path = data_folder() / "holder.key" if key is None else Path(key)
+        self._native = _suanli.Holder(path)
+
+    @property
+    def node(self) -> str:
+        """The id by which others know this holder: their ``expected``."""
+        return self._native.node
+
+    def listen(
+        self,
+        address: str = "127.0.0.1:0",
+        *,
+        link: Link = "tls",
+        admit: Iterable[str] | Literal["anyone"] | None = None,
+    ) -> str:
+        """Listens in the background; returns the address. ``admit`` lists the ids of the nodes that
+        may connect; an address that other machines reach needs it."""
+        anyone = admit == "anyone"
+        nodes = None if admit is None or anyone else list(admit)
+        return self._native.listen(address, link, nodes, anyone)
+
+    def publish(self, name: str, value: object, chunk_bytes: int = CHUNK_BYTES) -> int:
+        """Publishes bytes, an array or a tensor as the next version of a region, in one switch;
+        returns the version. A mapping of names to arrays or tensors is packed, and gets a catalogue
+        beside it. What is given may change afterwards: it was copied, but for ``bytes``."""
+        if isinstance(value, Mapping):
+            return self._publish_mapping(name, value, chunk_bytes)
+        return self._native.publish(name, as_bytes(value), chunk_bytes)
+
+    def _publish_mapping(self, name: str, value: Mapping[str, object], chunk_bytes: int) -> int:
+        tensors: list[_catalogue.Tensor] = []
+        parts: list[bytes | np.ndarray] = []
+        end = 0
+        for key, item in value.items():
+            array, dtype = as_array(item)
+            offset = -(-end // ALIGN) * ALIGN
+            tensors.append(_catalogue.Tensor(key, dtype, array.shape, offset))
+            parts += [bytes(offset - end), array]
+            end = offset + array.nbytes
+        text = _catalogue.write(tensors)
+        catalogue = name + _catalogue.SUFFIX
+        held = self._native.read(catalogue)
+        # First the catalogue: who finds the region finds what is in it.
+        if held is None or np.asarray(held).tobytes() != text:
+            self._native.publish(catalogue, text, CHUNK_BYTES)
+        return self._native.publish(name, b"".join(parts), chunk_bytes)
+
+    def publish_file(
+        self, name: str, path: str | os.PathLike[str], chunk_bytes: int = CHUNK_BYTES
+    ) -> int:
+        """Publishes a file, which is mapped and must not change from now on."""
+        return self._native.publish_file(name, Path(path), chunk_bytes)
+
+    def version(self, name: str) -> int:
+        """The newest version of a region, 0 when there is none."""
+        return self._native.version(name)
+
+    def read(self, name: str) -> np.ndarray | None:
+        """The bytes of the newest version, which somebody else may have written; a copy."""
+        found = self._native.read(name)
+        return None if found is None else np.asarray(found)
+
+    def remove(self, name: str) -> bool:
+        """Takes a region away; who has it open gets "that version is gone"."""
+        return self._native.remove(name)
+
+    def contribution(
+        self, name: str, *, codec: str | None = None, elements: int | None = None
+    ) -> bytes | np.ndarray | None:
+        """What was accumulated under a name (``region/contribution``), once it is whole, handed over
+        once; None before. With ``codec`` and ``elements`` it is decoded to float32."""
+        payload = self._native.contribution(name)
+        if payload is None or codec is None:
+            return payload
+        if elements is None:
+            raise TypeError("elements= says how many numbers the contribution has")
+        return np.asarray(_suanli.decode(codec, payload, elements)).view("<f4")
+
+    def add_cells(self, name: str, count: int) -> None:
+        """Offers ``count`` cells of 64 bits, all zero; those that are there stay as they are."""
+        self._native.add_cells(name, count)
+
+    def cell(self, name: str, cell: int) -> int | None:
+        """What a cell holds."""
+        return self._native.cell(name, cell)
+
+    def close(self) -> None:
+        """Stops listening, and ends every connection."""
+        self._native.close()
+
+    def __enter__(self) -> Holder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
