@@ -8,10 +8,14 @@
 //! windows.
 
 mod lanes;
+#[cfg(feature = "relay")]
+mod relay;
 mod settings;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "relay")]
+pub use relay::{Admits, Relay};
 pub use settings::{Congestion, LANE_WINDOW_BYTES, LANES, LANES_MAX};
 
 use crate::counted::Counters;
@@ -37,7 +41,8 @@ const ALERTS: core::ops::RangeInclusive<u64> = 0x100..=0x1ff;
 /// How an endpoint is set up.
 #[derive(Clone, Debug)]
 pub struct QuicOptions {
-    /// Where to listen: at most one address of each family.
+    /// Where to listen: at most one address of each family. None at all where UDP does not pass: then
+    /// everything goes by way of the relays.
     pub bind: Vec<SocketAddr>,
     /// Relays to use, `http://host:port` or `https://host`; none by default.
     pub relays: Vec<String>,
@@ -100,7 +105,7 @@ impl QuicEndpoint {
     /// [`LinkError::PortInUse`], [`LinkError::Bind`] or [`LinkError::Relay`].
     ///
     /// # Panics
-    /// When `options` has no address to bind or no bulk lanes, or more than there may be.
+    /// When `options` has neither an address nor a relay, no bulk lanes, or more than there may be.
     pub async fn bind(key: &SecretKey, options: QuicOptions) -> Result<Self, LinkError> {
         Self::bind_with(key, options, LANE_WINDOW_BYTES).await
     }
@@ -112,7 +117,8 @@ impl QuicEndpoint {
     ) -> Result<Self, LinkError> {
         let QuicOptions { bind, relays, lanes, congestion, limits } = options;
         assert!((1..=LANES_MAX).contains(&lanes), "{lanes} bulk lanes, 1 to {LANES_MAX} may be");
-        let first = *bind.first().expect("at least one address to bind");
+        assert!(!bind.is_empty() || !relays.is_empty(), "an address to bind or a relay");
+        let first = bind.first().copied().unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into());
         let urls: Vec<RelayUrl> =
             relays.iter().map(|relay| url(relay)).collect::<Result<_, _>>()?;
         let mode = match urls.is_empty() {
