@@ -2,6 +2,7 @@
 //! in turns in one run on this machine.
 
 mod bulk;
+mod home;
 mod place;
 mod proof;
 mod small;
@@ -16,6 +17,10 @@ pub fn rows() -> Vec<RowSpec> {
         bulk::shared(),
         small::tcp(),
         small::tls(),
+        home::hundred(),
+        home::gigabit(),
+        home::fair(),
+        home::heart(),
         proof::pair(),
         proof::fuzz(),
     ]
