@@ -55,6 +55,36 @@ async fn reader_of(place: &(String, SecretKey)) -> Reader {
     Reader::connect(link, Hello::new(Role::Watch, Vec::new()), 7).await.unwrap()
 }
 
+#[cfg(feature = "iroh")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_is_read_over_the_many_lanes_of_quic() {
+    use suanli_link::quic::{QuicAddr, QuicEndpoint, QuicOptions};
+    let options = QuicOptions::on("127.0.0.1:0".parse().unwrap());
+    let bind = async |seed| {
+        QuicEndpoint::bind(&SecretKey::from_seed(&[seed; 32]), options.clone()).await.unwrap()
+    };
+    let (city, family) = (bind(1).await, bind(2).await);
+    let node = SecretKey::from_seed(&[1; 32]).node();
+    let addr = QuicAddr { node, direct: city.local_addrs(), relay: None };
+    let bytes = content(1, 20_000_001);
+    let holder = holder_of(&bytes);
+    tokio::spawn(async move {
+        let link = city.accept().await.unwrap().handshake().await.unwrap();
+        serve(link, holder, OpenDoor, Limits::reliable(), 1).await;
+    });
+    let work = async {
+        let link = family.connect(&addr, Duration::from_secs(10)).await.unwrap();
+        let hello = Hello::new(Role::Watch, Vec::new());
+        let mut reader = Reader::connect(link, hello, 7).await.unwrap();
+        let opened = reader.open(name("theta")).await.unwrap();
+        reader.trust(Trust::Verify);
+        let mut memory = vec![0; bytes.len()];
+        reader.read(&opened, &mut memory).await.unwrap();
+        assert!(memory == bytes);
+    };
+    tokio::time::timeout(Duration::from_secs(30), work).await.expect("in time");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_region_is_read_whole_in_place_and_verified() {
     let bytes = content(1, 5_000_001);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use suanli_base::{Fault, NodeId};
 use suanli_identity::SecretKey;
 use suanli_link::quic::{QuicAddr, QuicEndpoint, QuicOptions};
+use suanli_link::shared::{SharedListener, connect_shared};
 use suanli_link::{
     FrameReader, FrameWriter, Link, LinkError, LinkKind, LinkLimits, Listener, connect,
     connect_plain,
@@ -35,6 +36,8 @@ enum City {
     Tcp(Listener),
     /// The endpoints of the city and of a family.
     Quic(Box<[QuicEndpoint; 2]>),
+    /// The folder that two processes of one host share.
+    Shared(Box<SharedListener>, tempfile::TempDir),
 }
 
 impl City {
@@ -49,6 +52,15 @@ impl City {
                 let family = QuicEndpoint::bind(&key(2), QuicOptions::on(any)).await.unwrap();
                 Self::Quic(Box::new([city, family]))
             }
+            LinkKind::Shared => {
+                let folder = tempfile::tempdir().unwrap();
+                let path = folder.path().join("city");
+                let timeout = limits.handshake_timeout;
+                Self::Shared(
+                    Box::new(SharedListener::bind(&path, &key(1), timeout).await.unwrap()),
+                    folder,
+                )
+            }
             other => panic!("{other}"),
         }
     }
@@ -57,6 +69,7 @@ impl City {
         match self {
             Self::Tcp(listener) => listener.accept().await?.handshake().await,
             Self::Quic(ends) => ends[0].accept().await?.handshake().await,
+            Self::Shared(listener, _) => listener.accept().await,
         }
     }
 
@@ -75,6 +88,9 @@ impl City {
                 let direct = ends[0].local_addrs();
                 let addr = QuicAddr { node: expected, direct, relay: None };
                 ends[1].connect(&addr, PATIENCE).await
+            }
+            Self::Shared(_, folder) => {
+                connect_shared(&folder.path().join("city"), &family, expected, PATIENCE).await
             }
         }
     }
@@ -97,6 +113,14 @@ impl City {
                 let stranger = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
                 stranger.send_to(noise, ends[0].local_addrs()[0]).await.unwrap();
                 Vec::new()
+            }
+            Self::Shared(_, folder) => {
+                let path = folder.path().join("city/rdpa.sock");
+                let mut stranger = tokio::net::UnixStream::connect(path).await.unwrap();
+                stranger.write_all(noise).await.unwrap();
+                let mut answer = Vec::new();
+                let _ = tokio::time::timeout(PATIENCE, stranger.read_to_end(&mut answer)).await;
+                answer
             }
         }
     }
@@ -218,7 +242,7 @@ async fn a_dropped_link_is_lost_and_not_closed(kind: LinkKind) {
 async fn noise_harms_nobody_else(kind: LinkKind) {
     let city = City::bind(kind, LinkLimits::default()).await;
     let other = match kind {
-        LinkKind::Tcp => &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
+        LinkKind::Tcp | LinkKind::Shared => &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
         _ => &b"SUANLI\x00\x01and so on"[..],
     };
     for noise in [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", other] {
@@ -324,6 +348,17 @@ suite!(
     a_wrong_key_is_named,
     a_cut_within_a_frame_is_lost,
     a_dropped_link_is_lost_and_not_closed,
+    noise_harms_nobody_else,
+    a_silent_stranger_is_thrown_out_in_time,
+);
+
+suite!(
+    shared,
+    LinkKind::Shared,
+    frames_cross,
+    the_reader_sets_the_pace,
+    a_wrong_key_is_named,
+    a_cut_within_a_frame_is_lost,
     noise_harms_nobody_else,
     a_silent_stranger_is_thrown_out_in_time,
 );
