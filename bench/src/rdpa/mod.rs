@@ -1,8 +1,10 @@
 //! RDPA against what carries bytes without it: bare sockets, other transports, other tools; each pair
-//! in turns in one run on this machine.
+//! in turns in one run on this machine. Codecs and merges against the memory they work in.
 
 mod bulk;
+mod codec;
 mod home;
+mod merge;
 mod place;
 mod proof;
 mod small;
@@ -17,6 +19,8 @@ pub fn rows() -> Vec<RowSpec> {
         bulk::shared(),
         small::tcp(),
         small::tls(),
+        codec::row(),
+        merge::row(),
         home::hundred(),
         home::gigabit(),
         home::fair(),
@@ -29,4 +33,10 @@ pub fn rows() -> Vec<RowSpec> {
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
+}
+
+/// The load of the last minute as the system tells it: what else was running.
+fn load() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().filter(|load| !load.is_empty()).unwrap_or("unknown").into()
 }

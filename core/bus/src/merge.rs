@@ -7,8 +7,8 @@
 
 use suanli_base::Hash;
 use suanli_params::{
-    CHUNK_ELEMENTS, Codec, CodecError, FeedbackError, UpdateError, apply_update, chunk_count,
-    chunk_range, decode, encode_with_feedback, encoded_len, root,
+    CHUNK_ELEMENTS, Codec, CodecError, FeedbackError, UpdateError, accumulate, apply_update,
+    chunk_count, chunk_range, decode, encode_with_feedback, encoded_len, root,
 };
 
 /// One contribution as the merge reads it.
@@ -118,13 +118,11 @@ pub fn merge(
         theta_chunks: Vec::new(),
     };
     let mut step = vec![0.0; CHUNK_ELEMENTS.min(expected)];
-    let mut decoded = step.clone();
     for index in 0..chunk_count(expected) {
         let range = chunk_range(expected, index);
         let at = update.bytes.len();
-        let piece = at..at + encoded_len(outer.codec, range.len());
-        let (step, decoded) = (&mut step[..range.len()], &mut decoded[..range.len()]);
-        weighted_mean(parts, piece, outer.codec, step, decoded)?;
+        let step = &mut step[..range.len()];
+        weighted_mean(parts, outer.codec, index, step)?;
         nesterov(step, &mut momentum[range.clone()], outer);
         encode_with_feedback(outer.codec, step, &mut residual[range.clone()], &mut update.bytes)?;
         let encoded = &update.bytes[at..];
@@ -150,26 +148,43 @@ pub fn clips(norms: &[f64]) -> Vec<f32> {
     norms.iter().map(clip).collect()
 }
 
-/// `out` becomes sum(weight x clip x decoded) / sum(weight).
+/// `out` becomes sum(weight x clip x decoded) / sum(weight) of one chunk.
 fn weighted_mean(
     parts: &[Part<'_>],
-    piece: core::ops::Range<usize>,
     codec: Codec,
+    chunk: usize,
     out: &mut [f32],
-    decoded: &mut [f32],
 ) -> Result<(), MergeError> {
-    out.fill(0.0);
-    let mut weights = 0.0_f32;
-    for part in parts {
-        decode(codec, &part.payload[piece.clone()], decoded)?;
-        let factor = part.weight * part.clip;
-        for (sum, value) in out.iter_mut().zip(decoded.iter()) {
-            *sum += factor * value;
-        }
-        weights += part.weight;
-    }
+    weighted_sum(parts, codec, chunk, out)?;
+    let weights = parts.iter().fold(0.0_f32, |sum, part| sum + part.weight);
     if weights > 0.0 {
         out.iter_mut().for_each(|sum| *sum /= weights);
+    }
+    Ok(())
+}
+
+/// `sums` becomes sum(weight x clip x decoded) over the chunks from `first` on, as many as it has
+/// elements: in the order of `parts`, one multiplication and one addition an element. Chunks done
+/// apart, on whatever threads, give the same bits.
+///
+/// # Errors
+/// [`MergeError::Payload`] or [`MergeError::Size`]; the sums are then not to be used.
+pub fn weighted_sum(
+    parts: &[Part<'_>],
+    codec: Codec,
+    first: usize,
+    sums: &mut [f32],
+) -> Result<(), MergeError> {
+    for (sums, chunk) in sums.chunks_mut(CHUNK_ELEMENTS).zip(first..) {
+        sums.fill(0.0);
+        let at = chunk * encoded_len(codec, CHUNK_ELEMENTS);
+        let end = at + encoded_len(codec, sums.len());
+        for part in parts {
+            let Some(bytes) = part.payload.get(at..end) else {
+                return Err(MergeError::Size { expected: end, found: part.payload.len() });
+            };
+            accumulate(codec, bytes, part.weight * part.clip, sums)?;
+        }
     }
     Ok(())
 }

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::int4;
+use crate::tile::{self, TILE};
+use crate::wide::Wide;
+use crate::{int4, int8, topk};
 
 /// Elements of a codec's block.
 pub const BLOCK: usize = 64;
@@ -17,6 +19,14 @@ pub enum Codec {
     F32 = 1,
     /// Blocks of 64 with an f16 scale and four bits an element: 34 bytes a block.
     Int4 = 2,
+    /// The upper half of an f32, rounded: 2 bytes an element.
+    Bf16 = 3,
+    /// Little-endian IEEE 754 half precision: 2 bytes an element.
+    F16 = 4,
+    /// Blocks of 64 with an f16 scale and a byte an element: 66 bytes a block.
+    Int8 = 5,
+    /// The 64 largest of each 4096 elements at two bits: 84 bytes a block.
+    TopK = 6,
 }
 
 impl Codec {
@@ -34,6 +44,10 @@ impl Codec {
         match id {
             1 => Ok(Self::F32),
             2 => Ok(Self::Int4),
+            3 => Ok(Self::Bf16),
+            4 => Ok(Self::F16),
+            5 => Ok(Self::Int8),
+            6 => Ok(Self::TopK),
             _ => Err(CodecError::Unknown { id }),
         }
     }
@@ -58,6 +72,10 @@ impl core::fmt::Display for Codec {
         f.write_str(match self {
             Self::F32 => "f32",
             Self::Int4 => "int4",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+            Self::Int8 => "int8",
+            Self::TopK => "topk",
         })
     }
 }
@@ -101,6 +119,12 @@ pub enum CodecError {
         /// The bits of its f16 scale.
         bits: u16,
     },
+    /// A block whose positions do not rise, or go beyond its end.
+    #[error("block {block} names positions that do not rise inside it")]
+    Positions {
+        /// Which block.
+        block: usize,
+    },
     /// A block that says in an unusual way what has one usual way, or something that has no meaning.
     #[error("block {block} is not in the canonical form that every encoder of ours writes")]
     NotCanonical {
@@ -115,21 +139,22 @@ pub const fn encoded_len(codec: Codec, elements: usize) -> usize {
     match codec {
         Codec::F32 => elements * 4,
         Codec::Int4 => int4::encoded_len(elements),
+        Codec::Bf16 | Codec::F16 => elements * 2,
+        Codec::Int8 => int8::encoded_len(elements),
+        Codec::TopK => topk::encoded_len(elements),
     }
 }
 
 /// Appends the encoding of `values` to `out`. Encoding a buffer chunk by chunk gives the same bytes
-/// as encoding it at once.
+/// as encoding it at once; any pieces do that are a multiple of 4096 elements but for the last.
 ///
 /// # Errors
 /// [`CodecError::NotFinite`]; `out` is then as it was.
 pub fn encode(codec: Codec, values: &[f32], out: &mut Vec<u8>) -> Result<(), CodecError> {
     check_finite(values)?;
     out.reserve(encoded_len(codec, values.len()));
-    match codec {
-        Codec::F32 => put_f32(values, out),
-        Codec::Int4 => int4::encode(values, out),
-    }
+    let wide = Wide::best();
+    values.chunks(TILE).for_each(|values| tile::encode(wide, codec, values, out));
     Ok(())
 }
 
@@ -140,14 +165,34 @@ pub fn encode(codec: Codec, values: &[f32], out: &mut Vec<u8>) -> Result<(), Cod
 /// `values` is then as it was.
 pub fn decode(codec: Codec, bytes: &[u8], values: &mut [f32]) -> Result<(), CodecError> {
     validate(codec, bytes, values.len())?;
-    match codec {
-        Codec::F32 => {
-            for (value, bytes) in values.iter_mut().zip(bytes.chunks_exact(4)) {
-                *value = get_f32(bytes);
-            }
-        }
-        Codec::Int4 => int4::decode(bytes, values),
+    let wide = Wide::best();
+    let pieces = bytes.chunks(encoded_len(codec, TILE));
+    for (values, bytes) in values.chunks_mut(TILE).zip(pieces) {
+        tile::decode(wide, codec, bytes, values);
     }
+    Ok(())
+}
+
+/// Adds `factor` times what `bytes` decode to: sums := sums + factor x decoded, one multiplication
+/// and one addition an element, each rounded to f32. The same bits as from [`decode`] and a loop,
+/// without a second buffer.
+///
+/// # Errors
+/// As [`decode`]; `sums` is then as it was.
+pub fn accumulate(
+    codec: Codec,
+    bytes: &[u8],
+    factor: f32,
+    sums: &mut [f32],
+) -> Result<(), CodecError> {
+    validate(codec, bytes, sums.len())?;
+    let wide = Wide::best();
+    tile::each_decoded(wide, codec, bytes, sums, |sums, decoded| {
+        match (sums.as_mut_array::<TILE>(), decoded.as_array::<TILE>()) {
+            (Some(sums), Some(decoded)) => wide.add_scaled(sums, factor, decoded),
+            _ => sums.iter_mut().zip(decoded).for_each(|(sum, value)| *sum += factor * value),
+        }
+    });
     Ok(())
 }
 
@@ -160,19 +205,7 @@ pub fn validate(codec: Codec, bytes: &[u8], elements: usize) -> Result<(), Codec
     if expected != found {
         return Err(CodecError::Length { codec, elements, expected, found });
     }
-    match codec {
-        Codec::F32 => {
-            let finite = |bytes: &[u8]| get_f32(bytes).is_finite();
-            match bytes.chunks_exact(4).position(|bytes| !finite(bytes)) {
-                Some(element) => {
-                    let bits = get_f32(&bytes[element * 4..][..4]).to_bits();
-                    Err(CodecError::NotFinite { element, bits })
-                }
-                None => Ok(()),
-            }
-        }
-        Codec::Int4 => int4::validate(bytes, elements),
-    }
+    tile::validate(Wide::best(), codec, bytes, elements)
 }
 
 /// Refuses a buffer with an infinite element or one that is not a number.

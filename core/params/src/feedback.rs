@@ -1,8 +1,9 @@
 //! Error feedback: what a codec loses in one round is handed in with the next (Seide et al. 2014;
 //! Karimireddy et al. 2019, "Error feedback fixes SignSGD").
 
-use crate::codec::{Codec, CodecError, encoded_len, put_f32};
-use crate::int4;
+use crate::codec::{Codec, CodecError, encoded_len};
+use crate::tile::{self, TILE};
+use crate::wide::Wide;
 
 /// A step could not be encoded: this machine's own arithmetic diverged, or its buffers do not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,11 +25,14 @@ pub enum FeedbackError {
 /// Appends the encoding of residual + delta to `out` and leaves in `residual` what it lost:
 /// a = residual + delta; bytes = encode(a); residual = a - decode(bytes).
 ///
-/// The subtraction is exact unless int4 saturates, so the one rounding is that of the addition.
-/// Done chunk by chunk it gives the same bytes and residual.
+/// The subtraction is exact unless the codec saturates (or, in top-k, an element is 2^13 times
+/// larger or smaller than its level), so the one rounding is that of the addition. Done chunk by
+/// chunk it gives the same bytes and residual.
 ///
 /// # Errors
-/// [`FeedbackError`]; `residual` and `out` are then as they were.
+/// [`FeedbackError`]; `out` is then as it was. Unless it was the lengths, the residual is then not to
+/// be used: part of it has taken the step in. (To check all of it first would read both buffers
+/// twice, and a run that has diverged has no use for its residual.)
 pub fn encode_with_feedback(
     codec: Codec,
     delta: &[f32],
@@ -38,24 +42,14 @@ pub fn encode_with_feedback(
     if delta.len() != residual.len() {
         return Err(FeedbackError::Length { delta: delta.len(), residual: residual.len() });
     }
-    let sum = || residual.iter().zip(delta).map(|(residual, delta)| residual + delta);
-    if let Some(element) = sum().position(|sum| !sum.is_finite()) {
-        let bits = (residual[element] + delta[element]).to_bits();
-        return Err(CodecError::NotFinite { element, bits }.into());
-    }
-    for (residual, delta) in residual.iter_mut().zip(delta) {
-        *residual += delta;
-    }
     let start = out.len();
     out.reserve(encoded_len(codec, delta.len()));
-    match codec {
-        Codec::F32 => {
-            put_f32(residual, out);
-            residual.fill(0.0);
-        }
-        Codec::Int4 => {
-            int4::encode(residual, out);
-            int4::each_block(&out[start..], residual, |residual, sent| *residual -= sent);
+    let wide = Wide::best();
+    for (index, (residual, delta)) in residual.chunks_mut(TILE).zip(delta.chunks(TILE)).enumerate()
+    {
+        if let Err((at, bits)) = tile::encode_sum(wide, codec, residual, delta, out) {
+            out.truncate(start);
+            return Err(CodecError::NotFinite { element: index * TILE + at, bits }.into());
         }
     }
     Ok(())

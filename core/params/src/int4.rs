@@ -14,11 +14,16 @@
 
 use half::f16;
 
+use crate::absmax::{block_scale, smallest_scale};
 use crate::codec::{BLOCK, CodecError};
+use crate::float::f16_value;
+use crate::tile::{GROUPS, LINE, TILE};
+use crate::wide::ask_ahead;
 
 /// The largest magnitude that int4 can say: 7 times the largest f16.
 pub const INT4_LARGEST: f32 = 7.0 * 65_504.0;
 
+const Q_MAX: f32 = 7.0;
 const SCALE_BYTES: usize = 2;
 const BLOCK_BYTES: usize = SCALE_BYTES + BLOCK / 2;
 
@@ -32,7 +37,7 @@ pub(crate) const fn encoded_len(elements: usize) -> usize {
     elements / BLOCK * BLOCK_BYTES + tail
 }
 
-/// Appends the encoding of finite `values`.
+/// Appends the encoding of finite `values`, block by block: the judge of [`encode_tile`].
 pub(crate) fn encode(values: &[f32], out: &mut Vec<u8>) {
     for block in values.chunks(BLOCK) {
         let (scale, halves) = quantise(block);
@@ -92,25 +97,69 @@ fn scale(largest: f32) -> f16 {
 
 /// Decodes bytes that [`validate`] has passed.
 pub(crate) fn decode(bytes: &[u8], values: &mut [f32]) {
-    each_block(bytes, values, |value, decoded| *value = decoded);
-}
-
-/// Calls `put` with each element of `values` and its decoded number; `bytes` have been validated.
-pub(crate) fn each_block(bytes: &[u8], values: &mut [f32], put: impl Fn(&mut f32, f32)) {
     for (block, bytes) in values.chunks_mut(BLOCK).zip(bytes.chunks(BLOCK_BYTES)) {
         let scale = f16::from_le_bytes([bytes[0], bytes[1]]).to_f32_const();
-        let mut decoded = [0.0_f32; BLOCK];
-        for (pair, byte) in decoded.chunks_exact_mut(2).zip(&bytes[SCALE_BYTES..]) {
-            pair[0] = (i32::from(byte & 0x0F) - 8) as f32 * scale;
-            pair[1] = (i32::from(byte >> 4) - 8) as f32 * scale;
+        for (pair, byte) in block.chunks_mut(2).zip(&bytes[SCALE_BYTES..]) {
+            for (value, half) in pair.iter_mut().zip([byte & 0x0F, byte >> 4]) {
+                *value = (i32::from(half) - 8) as f32 * scale;
+            }
         }
-        for (value, decoded) in block.iter_mut().zip(decoded) {
-            put(value, decoded);
+    }
+}
+
+/// Encodes a tile as [`encode`] does and leaves in it what the bytes lose; `largest` are the blocks'
+/// magnitudes.
+#[inline(always)]
+pub(crate) fn encode_tile(rest: &mut [f32; TILE], largest: &[f32; GROUPS], out: &mut [u8]) {
+    let mut scales = [0_u32; GROUPS];
+    for (scale, largest) in scales.iter_mut().zip(largest) {
+        *scale = smallest_scale(*largest, Q_MAX);
+    }
+    let blocks = rest.as_chunks_mut::<BLOCK>().0.iter_mut();
+    let bytes = out.as_chunks_mut::<BLOCK_BYTES>().0;
+    for ((block, out), scale) in blocks.zip(bytes).zip(scales) {
+        block.iter().step_by(LINE).for_each(ask_ahead);
+        let mut halves = [8_u8; BLOCK];
+        let mut any = 0;
+        if scale != 0 {
+            let scale = f16_value(scale);
+            for (value, half) in block.iter_mut().zip(&mut halves) {
+                let q = (*value / scale).clamp(-Q_MAX, Q_MAX) + ROUNDING;
+                *half = (q.to_bits() as u8).wrapping_add(8);
+                any |= *half ^ 8;
+                *value -= (q - ROUNDING) * scale;
+            }
+        }
+        let (head, pairs) = out.split_at_mut(SCALE_BYTES);
+        let scale = if any == 0 { 0 } else { scale as u16 };
+        head.copy_from_slice(&scale.to_le_bytes());
+        for (byte, pair) in pairs.iter_mut().zip(halves.as_chunks::<2>().0) {
+            let pair = u16::from_le_bytes(*pair);
+            *byte = (pair | pair >> 4) as u8;
+        }
+    }
+}
+
+/// As [`decode`], for a tile.
+#[inline(always)]
+pub(crate) fn decode_tile(bytes: &[u8], values: &mut [f32; TILE]) {
+    let blocks = values.as_chunks_mut::<BLOCK>().0.iter_mut();
+    for (block, bytes) in blocks.zip(bytes.as_chunks::<BLOCK_BYTES>().0) {
+        let (scale, pairs) = bytes.split_at(SCALE_BYTES);
+        let scale = f16_value(block_scale(scale));
+        let mut halves = [0_u8; BLOCK];
+        for (pair, byte) in halves.as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
+            let byte = u16::from(*byte);
+            *pair = ((byte | byte << 4) & 0x0F0F).to_le_bytes();
+        }
+        for (value, half) in block.iter_mut().zip(halves) {
+            *value = (i32::from(half) - 8) as f32 * scale;
         }
     }
 }
 
 /// Checks scales and halves of bytes whose length is already known to fit.
+#[inline(always)]
 pub(crate) fn validate(bytes: &[u8], elements: usize) -> Result<(), CodecError> {
     for (block, bytes) in bytes.chunks(BLOCK_BYTES).enumerate() {
         let bits = u16::from_le_bytes([bytes[0], bytes[1]]);
@@ -126,6 +175,7 @@ pub(crate) fn validate(bytes: &[u8], elements: usize) -> Result<(), CodecError> 
     Ok(())
 }
 
+#[inline(always)]
 fn canonical(zero_scale: bool, pairs: &[u8], odd_end: bool) -> bool {
     let (pairs, last) = match pairs.split_last() {
         Some((last, pairs)) if odd_end => (pairs, Some(*last)),

@@ -15,24 +15,32 @@
 //! The byte formats are written down in `docs/spec/params.md` and frozen by the files in
 //! `docs/spec/vectors`.
 
+mod absmax;
 mod chunk;
 mod codec;
 mod feedback;
+mod float;
 mod int4;
+mod int8;
 mod manifest;
 mod merkle;
 mod norm;
 mod seal;
 mod space;
+mod tile;
+mod topk;
 mod update;
+mod wide;
 
 pub use chunk::{CHUNK_ELEMENTS, chunk_count, chunk_range};
-pub use codec::{BLOCK, Codec, CodecError, decode, encode, encoded_len, validate};
+pub use codec::{BLOCK, Codec, CodecError, accumulate, decode, encode, encoded_len, validate};
 pub use feedback::{FeedbackError, encode_with_feedback};
 pub use int4::INT4_LARGEST;
+pub use int8::INT8_LARGEST;
 pub use manifest::{BYTE_CHUNK, CHUNKS_MAX, Content, ManifestError, RegionManifest};
 pub use merkle::{PathError, path, root, verify_path};
 pub use norm::sum_of_squares;
 pub use seal::{SealError, seal_moments, sealed_len, unseal_moments};
 pub use space::{Space, SpaceError, Tensor, TensorSpec};
+pub use topk::TOPK_LARGEST;
 pub use update::{UpdateError, apply_update};

@@ -4,10 +4,14 @@ use half::f16;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use suanli_params::{
-    BLOCK, CHUNK_ELEMENTS, Codec, CodecError, FeedbackError, INT4_LARGEST, UpdateError,
+    BLOCK, CHUNK_ELEMENTS, Codec, CodecError, FeedbackError, INT4_LARGEST, UpdateError, accumulate,
     apply_update, chunk_count, chunk_range, decode, encode, encode_with_feedback, encoded_len,
     validate,
 };
+
+/// Every codec of fixed length.
+const ALL: [Codec; 6] =
+    [Codec::F32, Codec::Int4, Codec::Bf16, Codec::F16, Codec::Int8, Codec::TopK];
 
 /// Finite numbers of all magnitudes, most of them where training lives, some of them special.
 fn number() -> impl Strategy<Value = f32> {
@@ -74,7 +78,7 @@ proptest! {
     #[test]
     fn what_was_sent_and_the_residual_are_the_sum_of_the_steps(
         rounds in vec(vec(-1e3_f32..1e3, 100), 1..12),
-        codec in prop::sample::select(vec![Codec::F32, Codec::Int4]),
+        codec in prop::sample::select(ALL.to_vec()),
     ) {
         let mut residual = vec![0.0_f32; 100];
         let (mut sent, mut steps, mut bound) = (vec![0.0_f64; 100], vec![0.0; 100], vec![0.0; 100]);
@@ -96,12 +100,15 @@ proptest! {
     }
 
     #[test]
-    fn the_residual_is_exactly_what_the_codec_lost(values in vec(-1e5_f32..1e5, 1..130)) {
+    fn the_residual_is_exactly_what_the_codec_lost(
+        values in vec(-1e5_f32..1e5, 1..130),
+        codec in prop::sample::select(vec![Codec::Int4, Codec::Int8, Codec::Bf16]),
+    ) {
         let mut residual = vec![0.0; values.len()];
         let mut bytes = Vec::new();
-        encode_with_feedback(Codec::Int4, &values, &mut residual, &mut bytes).unwrap();
-        prop_assert_eq!(&bytes, &encoded(Codec::Int4, &values));
-        let sent = decoded(Codec::Int4, &bytes, values.len());
+        encode_with_feedback(codec, &values, &mut residual, &mut bytes).unwrap();
+        prop_assert_eq!(&bytes, &encoded(codec, &values));
+        let sent = decoded(codec, &bytes, values.len());
         for i in 0..values.len() {
             let exact = f64::from(values[i]) - f64::from(sent[i]);
             prop_assert_eq!(f64::from(residual[i]), exact);
@@ -109,11 +116,36 @@ proptest! {
     }
 
     #[test]
+    fn of_a_block_the_largest_travel_and_the_rest_stays(values in vec(number(), 1..300)) {
+        let (mut residual, mut bytes) = (vec![0.0; values.len()], Vec::new());
+        encode_with_feedback(Codec::TopK, &values, &mut residual, &mut bytes).unwrap();
+        let sent = decoded(Codec::TopK, &bytes, values.len());
+        let kept = values.len().div_ceil(64);
+        prop_assert!(sent.iter().filter(|x| **x != 0.0).count() <= kept);
+        let mut order: Vec<usize> = (0..values.len()).collect();
+        // Stable: of equal magnitudes the earlier one goes.
+        order.sort_by(|a, b| values[*b].abs().total_cmp(&values[*a].abs()));
+        for at in &order[kept..] {
+            prop_assert_eq!((sent[*at], residual[*at]), (0.0, values[*at]));
+        }
+        for at in &order[..kept] {
+            prop_assert!(sent[*at] == 0.0 || sent[*at].signum() == values[*at].signum());
+            // One subtraction, rounded once.
+            let rest = (f64::from(values[*at]) - f64::from(sent[*at])) as f32;
+            prop_assert_eq!(residual[*at], rest);
+        }
+        let mut levels: Vec<u32> = sent.iter().map(|x| x.abs().to_bits()).collect();
+        levels.sort_unstable();
+        levels.dedup();
+        prop_assert!(levels.len() <= 3, "{levels:?}");
+    }
+
+    #[test]
     fn bytes_of_a_stranger_decode_to_finite_numbers_or_not_at_all(
-        bytes in vec(any::<u8>(), 0..120),
+        bytes in vec(any::<u8>(), 0..140),
         elements in 0_usize..140,
     ) {
-        for codec in [Codec::F32, Codec::Int4] {
+        for codec in ALL {
             let mut values = vec![42.0_f32; elements];
             match decode(codec, &bytes, &mut values) {
                 Ok(()) => {
@@ -148,7 +180,7 @@ fn chunks_done_apart_are_the_whole() {
     let value = |i: usize| ((i * 7919 % 10_007) as f32 - 5000.0) * 1e-6;
     let delta: Vec<f32> = (0..len).map(value).collect();
     let start: Vec<f32> = (0..len).map(|i| value(i + 3) * 0.1).collect();
-    for codec in [Codec::F32, Codec::Int4] {
+    for codec in ALL {
         let (mut whole, mut residual) = (Vec::new(), start.clone());
         encode_with_feedback(codec, &delta, &mut residual, &mut whole).unwrap();
         let mut theta = start.clone();
@@ -189,7 +221,7 @@ fn an_update_is_subtracted_and_a_wrong_one_changes_nothing() {
 #[test]
 fn numbers_that_are_not_finite_are_refused_by_name() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        for codec in [Codec::F32, Codec::Int4] {
+        for codec in ALL {
             let mut values = vec![1.0; 100];
             values[77] = bad;
             let mut out = vec![9];
@@ -242,9 +274,117 @@ fn int4_refuses_each_form_that_no_encoder_writes() {
 }
 
 #[test]
+fn int8_refuses_each_form_that_no_encoder_writes() {
+    let check = |bits: u16, qs: &[u8]| {
+        let bytes = [&bits.to_le_bytes(), qs].concat();
+        validate(Codec::Int8, &bytes, qs.len())
+    };
+    assert_eq!(check(0x3C00, &[1, 0x81, 127]), Ok(()));
+    assert_eq!(check(0, &[0, 0]), Ok(()));
+    for bits in [0x7C00, 0x7E00, 0x8000, 0xBC00] {
+        assert_eq!(check(bits, &[1]), Err(CodecError::Scale { block: 0, bits }));
+    }
+    for (bits, q, what) in
+        [(0x3C00, 0x80, "-128"), (0x3C00, 0, "zeros under a scale"), (0, 1, "a step under 0")]
+    {
+        assert_eq!(check(bits, &[q]), Err(CodecError::NotCanonical { block: 0 }), "{what}");
+    }
+}
+
+#[test]
+fn sixteen_bits_refuse_what_is_not_finite() {
+    for (codec, largest) in [(Codec::Bf16, 0x7F7F_u16), (Codec::F16, 0x7BFF)] {
+        for sign in [0, 0x8000] {
+            let check = |code: u16| validate(codec, &[[0, 0], code.to_le_bytes()].concat(), 2);
+            assert_eq!(check(largest | sign), Ok(()));
+            for code in [largest + 1, largest + 2, 0x7FFF] {
+                let bits = u32::from(code | sign);
+                let error = CodecError::NotFinite { element: 1, bits };
+                assert_eq!(check(code | sign), Err(error));
+            }
+        }
+    }
+}
+
+/// A block of 130 elements keeps three: two levels, 6 bits of buckets, 18 of low parts, 6 of codes.
+#[test]
+fn topk_refuses_each_form_that_no_encoder_writes() {
+    // Positions 3, 70 and 129: a 1 and a 0 each; 3, 6 and 1 in six bits; low, high with -, low.
+    let good = [0x00, 0x38, 0x00, 0x3C, 0b01_0101, 0b1000_0011, 0b0001_0001, 0, 0b00_11_00];
+    let check = |change: &dyn Fn(&mut [u8; 9])| {
+        let mut bytes = good;
+        change(&mut bytes);
+        validate(Codec::TopK, &bytes, 130)
+    };
+    assert_eq!(check(&|_| ()), Ok(()));
+    let mut expected = vec![0.0; 130];
+    (expected[3], expected[70], expected[129]) = (0.5, -1.0, 0.5);
+    assert_eq!(decoded(Codec::TopK, &good, 130), expected);
+
+    type Change = fn(&mut [u8; 9]);
+    let scale = |bits| CodecError::Scale { block: 0, bits };
+    let scales: [(Change, u16); 3] =
+        [(|b| b[1] = 0x7C, 0x7C00), (|b| b[3] = 0x7E, 0x7E00), (|b| b[1] = 0x80, 0x8000)];
+    for (change, bits) in scales {
+        assert_eq!(check(&change), Err(scale(bits)));
+    }
+    let positions: [(Change, &str); 6] = [
+        (|b| b[4] = 0b00_0011, "two elements for three"),
+        (|b| b[4] = 0b11_0101, "four elements for three"),
+        (|b| (b[4], b[6]) = (0b00_1011, 0b0001_0000), "position 2 after 3"),
+        (|b| b[4] = 0b10_0101, "an element beyond the last bucket"),
+        (|b| b[6] = 0b0010_0001, "the last position is 130"),
+        (|b| (b[4], b[5], b[6]) = (0b00_1011, 0b1100_0011, 0b0001_0000), "position 3 twice"),
+    ];
+    for (change, what) in positions {
+        assert_eq!(check(&change), Err(CodecError::Positions { block: 0 }), "{what}");
+    }
+    let forms: [(Change, &str); 8] = [
+        (|b| b[4] |= 0x40, "a bit beyond the buckets"),
+        (|b| b[7] |= 0x04, "a bit beyond the low parts"),
+        (|b| b[8] |= 0x40, "a bit beyond the codes"),
+        (|b| b[8] = 0, "two levels, the higher unused"),
+        (|b| b[8] = 0b01_01_01, "two levels, the lower unused"),
+        (|b| b[1] = 0x3C, "one level, and an element of the higher"),
+        (|b| b[1] = 0x40, "the lower level above the higher"),
+        (|b| (b[1], b[8]) = (0, 0b10_11_00), "a sign under a level of 0"),
+    ];
+    for (change, what) in forms {
+        assert_eq!(check(&change), Err(CodecError::NotCanonical { block: 0 }), "{what}");
+    }
+    assert_eq!(
+        validate(Codec::TopK, &good[..8], 130),
+        Err(CodecError::Length { codec: Codec::TopK, elements: 130, expected: 9, found: 8 })
+    );
+}
+
+#[test]
+fn accumulating_is_decoding_and_a_multiply_and_an_add() {
+    let len = 2 * 4096 + 77;
+    let values: Vec<f32> = (0..len).map(|i| ((i * 7919 % 10_007) as f32 - 5e3) * 1e-6).collect();
+    for codec in ALL {
+        let bytes = encoded(codec, &values);
+        let mut sums: Vec<f32> = values.iter().rev().copied().collect();
+        let mut expected = sums.clone();
+        for (sum, value) in expected.iter_mut().zip(decoded(codec, &bytes, len)) {
+            *sum += 0.3 * value;
+        }
+        accumulate(codec, &bytes, 0.3, &mut sums).unwrap();
+        assert_eq!(sums, expected, "{codec}");
+        let before = sums.clone();
+        assert!(accumulate(codec, &bytes[1..], 0.3, &mut sums).is_err());
+        assert_eq!(sums, before, "{codec}");
+    }
+}
+
+#[test]
 fn wire_ids_are_stable() {
     assert_eq!((Codec::F32.id(), Codec::Int4.id()), (1, 2));
     assert_eq!(Codec::from_id(2), Ok(Codec::Int4));
     assert_eq!(Codec::from_id(0), Err(CodecError::Unknown { id: 0 }));
+    let ids: Vec<u8> = ALL.iter().map(|codec| codec.id()).collect();
+    assert_eq!(ids, [1, 2, 3, 4, 5, 6]);
     assert_eq!(encoded_len(Codec::Int4, CHUNK_ELEMENTS), 34_816);
+    assert_eq!(encoded_len(Codec::Int8, CHUNK_ELEMENTS), 67_584);
+    assert_eq!(encoded_len(Codec::TopK, CHUNK_ELEMENTS), 1344);
 }
