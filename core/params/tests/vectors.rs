@@ -1,7 +1,9 @@
 //! The frozen vectors of `docs/spec/vectors/params.txt`, made by an independent implementation.
 
 use suanli_base::Hash;
-use suanli_params::{Codec, decode, encode, root, seal_moments, unseal_moments};
+use suanli_params::{
+    Codec, decode, encode, encode_with_feedback, root, seal_moments, unseal_moments,
+};
 
 const VECTORS: &str = include_str!("../../../docs/spec/vectors/params.txt");
 
@@ -40,6 +42,27 @@ fn int4_writes_the_bytes_of_the_vectors() {
         encode(Codec::Int4, &values, &mut bytes).unwrap();
         assert_eq!(bytes, case[1], "{values:?}");
         decode(Codec::Int4, &case[1], &mut vec![0.0; values.len()]).unwrap();
+    }
+}
+
+#[test]
+fn every_other_codec_writes_the_bytes_of_its_vectors() {
+    for codec in [Codec::Bf16, Codec::F16, Codec::Int8, Codec::TopK] {
+        for case in cases(&codec.to_string()) {
+            let values = floats(&case[0]);
+            let mut bytes = Vec::new();
+            encode(codec, &values, &mut bytes).unwrap();
+            assert_eq!(bytes, case[1], "{codec}: {values:?}");
+            let mut decoded = vec![f32::NAN; values.len()];
+            decode(codec, &case[1], &mut decoded).unwrap();
+            let mut residual = vec![0.0; values.len()];
+            let mut again = Vec::new();
+            encode_with_feedback(codec, &values, &mut residual, &mut again).unwrap();
+            assert_eq!(again.len(), bytes.len(), "{codec}");
+            for ((value, decoded), rest) in values.iter().zip(&decoded).zip(&residual) {
+                assert_eq!(*rest, value - decoded, "{codec}: {values:?}");
+            }
+        }
     }
 }
 

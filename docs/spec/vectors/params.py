@@ -43,6 +43,104 @@ def int4(values):
     return out
 
 
+def nearest_code(x, mantissa, exponent_low, largest):
+    """The code of the 16-bit float nearest to |x|: the last of all codes not above, or its neighbour."""
+    x = Fraction(abs(x))
+
+    def worth(code):
+        exponent, rest = code >> mantissa, code % (1 << mantissa)
+        whole = Fraction(rest + ((1 << mantissa) if exponent else 0))
+        return whole * Fraction(2) ** (max(exponent, 1) - 1 + exponent_low)
+
+    low, high = 0, largest
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if worth(middle) <= x else (low, middle - 1)
+    if low == largest:
+        return low
+    below, above = x - worth(low), worth(low + 1) - x
+    return low + (above < below or (above == below and low % 2 == 1))
+
+
+def is_negative(x):
+    return struct.pack(">f", x)[0] >= 128
+
+
+def bf16(values):
+    codes = [nearest_code(x, 7, -133, 0x7F7F) | is_negative(x) << 15 for x in values]
+    return b"".join(struct.pack("<H", code) for code in codes)
+
+
+def f16(values):
+    codes = [nearest_code(x, 10, -24, 0x7BFF) | is_negative(x) << 15 for x in values]
+    return b"".join(struct.pack("<H", code) for code in codes)
+
+
+def int8(values):
+    out = b""
+    for at in range(0, len(values), 64):
+        block = values[at : at + 64]
+        largest = Fraction(max(abs(a) for a in block))
+        codes = (struct.unpack("<e", struct.pack("<H", code))[0] for code in range(0x7C00))
+        s = next((s for s in codes if 127 * Fraction(s) >= largest), 65504.0)
+        qs = [nearest(min(127.0, max(-127.0, f32_quotient(a, s)))) if s else 0 for a in block]
+        s = s if any(qs) else 0.0
+        out += struct.pack("<e", s) + bytes(q & 255 for q in qs)
+    return out
+
+
+def f32_quotient(a, s):
+    quotient = a / s
+    return f32(quotient) if abs(quotient) < 3e38 else quotient
+
+
+def chain(numbers):
+    total = 0.0
+    for x in numbers:
+        total = f32(total + x)
+    return total
+
+
+def pack_bits(fields, width):
+    whole = sum(field << (i * width) for i, field in enumerate(fields))
+    return whole.to_bytes((len(fields) * width + 7) // 8, "little")
+
+
+def topk(values):
+    out = b""
+    for at in range(0, len(values), 4096):
+        block = values[at : at + 4096]
+        k = (len(block) + 63) // 64
+        kept = sorted(sorted(range(len(block)), key=lambda i: (-abs(block[i]), i))[:k])
+        sizes = [min(abs(block[i]), 65504.0) for i in kept]
+        everything = f32(chain(sizes) / k)
+        t, two = everything, True
+        for turn in range(3):
+            if turn:
+                t = f32(f32(low + high) / 2)
+            small, large = [x for x in sizes if not x > t], [x for x in sizes if x > t]
+            if not small or not large:
+                two = False
+                break
+            low, high = f32(chain(small) / len(small)), f32(chain(large) / len(large))
+        if two:
+            levels = [nearest_code(low, 10, -24, 0x7BFF), nearest_code(high, 10, -24, 0x7BFF)]
+            two = levels[0] < levels[1]
+        if not two:
+            levels, t = [nearest_code(everything, 10, -24, 0x7BFF)] * 2, float("inf")
+        codes = []
+        for i, size in zip(kept, sizes):
+            upper = size > t
+            sign = is_negative(block[i]) and levels[upper] != 0
+            codes.append(upper | sign << 1)
+        buckets = []
+        for bucket in range(k):
+            buckets += [1] * sum(i // 64 == bucket for i in kept) + [0]
+        out += struct.pack("<HH", *levels)
+        out += pack_bits(buckets, 1) + pack_bits([i % 64 for i in kept], 6) + pack_bits(codes, 2)
+    return out
+
+
 def seal_scale(largest):
     if largest == 0:
         return 0.0
@@ -173,6 +271,37 @@ def main():
     for count in [0, 1, 2, 3, 5, 8, 13]:
         chunks = [blake3(bytes([i])) for i in range(count)]
         line("root", f"{b''.join(chunks).hex() or '-'} {root(chunks).hex()}")
+    print("# bf16, f16, int8, topk VALUES BYTES.")
+    for values in codec_cases():
+        values = [f32(x) for x in values]
+        text = "".join(map(bits, values)) or "-"
+        for name, codec in (("bf16", bf16), ("f16", f16), ("int8", int8), ("topk", topk)):
+            line(name, f"{text} {codec(values).hex() or '-'}")
+    values = long_case()
+    line("topk", f"{''.join(map(bits, values))} {topk(values).hex()}")
+
+
+def codec_cases():
+    few = [0.0] * 300
+    few[17], few[170], few[299] = 1.0, -1.0, 1e-3
+    return [
+        [],
+        [0.0],
+        [-0.0, 1.0, -1.0, 0.5],
+        [5e-8, -6e-8, 2.9e-8, 2e-7, 1e-40],
+        [65504.0, -65519.0, 65520.0, 1e30, -3.4e38, 8319008.0],
+        [1 + i / 2048 for i in range(20)] + [1 + i / 256 for i in range(20)],  # halves: ties to even
+        [0.5 * i for i in range(-127, 128)],
+        [1.0, -1.0] * 100,  # equal magnitudes: the first go
+        few,
+        draws(8, 130, -12, -6),
+        draws(9, 1000, -20, 3),
+    ]
+
+
+def long_case():
+    """One whole block and some more, near enough alike that selection is fine."""
+    return draws(10, 4096 + 257, -9, -8)
 
 
 if __name__ == "__main__":

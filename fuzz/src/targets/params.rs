@@ -3,7 +3,7 @@
 use crate::Target;
 use suanli_base::Random;
 use suanli_params::{
-    Codec, apply_update, decode, encode, encoded_len, seal_moments, unseal_moments,
+    Codec, accumulate, apply_update, decode, encode, encoded_len, seal_moments, unseal_moments,
 };
 
 pub(crate) const TARGETS: &[Target] = &[
@@ -14,6 +14,15 @@ pub(crate) const TARGETS: &[Target] = &[
         f32_codec,
     ),
     Target::new("codec-int4", "what decodes is finite; a used scale has one encoding", int4s, int4),
+    Target::new("codec-bf16", "what decodes is finite and encodes to the same bytes", bf16s, bf16),
+    Target::new("codec-f16", "what decodes is finite and encodes to the same bytes", f16s, f16),
+    Target::new("codec-int8", "what decodes is finite; a used scale has one encoding", int8s, int8),
+    Target::new(
+        "codec-topk",
+        "what decodes is finite, of a few magnitudes and few enough",
+        topks,
+        topk,
+    ),
     Target::new("sealed-moments", "what unseals is sound and seals to itself", sealed, unseal),
 ];
 
@@ -39,6 +48,61 @@ fn int4s() -> Vec<Vec<u8>> {
     encodings(Codec::Int4)
 }
 
+fn bf16s() -> Vec<Vec<u8>> {
+    encodings(Codec::Bf16)
+}
+
+fn f16s() -> Vec<Vec<u8>> {
+    encodings(Codec::F16)
+}
+
+fn int8s() -> Vec<Vec<u8>> {
+    encodings(Codec::Int8)
+}
+
+/// Lengths are in 64s: up to four blocks of 4096.
+fn topks() -> Vec<Vec<u8>> {
+    let seed = |len: u8| {
+        let mut out = vec![len];
+        encode(Codec::TopK, &numbers(64 * usize::from(len)), &mut out).expect("finite numbers");
+        out
+    };
+    [0, 1, 3, 64, 65, 200].map(seed).to_vec()
+}
+
+fn bf16(input: &[u8]) {
+    check(Codec::Bf16, input);
+}
+
+fn f16(input: &[u8]) {
+    check(Codec::F16, input);
+}
+
+fn int8(input: &[u8]) {
+    check(Codec::Int8, input);
+}
+
+fn topk(input: &[u8]) {
+    let Some((&groups, bytes)) = input.split_first() else { return };
+    let mut values = vec![7.0_f32; 64 * usize::from(groups)];
+    if decode(Codec::TopK, bytes, &mut values).is_err() {
+        assert!(values.iter().all(|value| *value == 7.0), "a refused payload left a trace");
+        return;
+    }
+    for block in values.chunks(4096) {
+        let sent: Vec<u32> =
+            block.iter().filter(|v| **v != 0.0).map(|v| v.abs().to_bits()).collect();
+        assert!(sent.len() <= block.len() / 64, "more than were kept");
+        assert!(block.iter().all(|value| value.is_finite()));
+        assert!(block.iter().all(|value| value.to_bits() != 1 << 31), "a sign on a zero");
+        let levels: std::collections::BTreeSet<u32> = sent.into_iter().collect();
+        assert!(levels.len() <= 2, "{levels:?}");
+    }
+    let mut sums = vec![0.0; values.len()];
+    accumulate(Codec::TopK, bytes, 1.0, &mut sums).expect("it decodes");
+    assert_eq!(sums, values, "a sum of one is not what decodes");
+}
+
 fn f32_codec(input: &[u8]) {
     check(Codec::F32, input);
 }
@@ -60,7 +124,12 @@ fn check(codec: Codec, input: &[u8]) {
             assert!(values.iter().all(|value| value.is_finite()));
             let mut again = Vec::new();
             encode(codec, &values, &mut again).expect("what was decoded is finite");
-            if codec == Codec::F32 || uses_its_scale(bytes) {
+            let bound = match codec {
+                Codec::Int4 => uses_its_scale(bytes),
+                Codec::Int8 => uses_its_bytes(bytes),
+                _ => true,
+            };
+            if bound {
                 assert_eq!(again, bytes, "another encoding of the same numbers was accepted");
             }
         }
@@ -79,6 +148,12 @@ fn uses_its_scale(bytes: &[u8]) -> bool {
         let mut pairs = block.iter().skip(2);
         block[..2] == [0, 0] || pairs.any(|pair| full(pair & 15) || full(pair >> 4))
     })
+}
+
+/// The same of every int8 block.
+fn uses_its_bytes(bytes: &[u8]) -> bool {
+    let full = |q: &u8| *q == 127 || *q == 0x81;
+    bytes.chunks(66).all(|block| block[..2] == [0, 0] || block.iter().skip(2).any(full))
 }
 
 fn sealed() -> Vec<Vec<u8>> {
