@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use suanli_link::shared::Mapped;
 
 /// Bytes that were received. `numpy.asarray(buffer)` is an array over them, without a copy; they live
 /// as long as an array does.
@@ -11,13 +12,26 @@ pub(crate) struct Buffer {
     /// here looks at them.
     address: usize,
     len: usize,
-    _memory: Vec<u8>,
+    read_only: bool,
+    _memory: Memory,
+}
+
+enum Memory {
+    Received { _bytes: Vec<u8> },
+    Mapped { _map: Mapped },
 }
 
 impl Buffer {
     pub(crate) fn new(mut memory: Vec<u8>) -> Self {
         let (address, len) = (memory.as_mut_ptr().expose_provenance(), memory.len());
-        Self { address, len, _memory: memory }
+        let memory = Memory::Received { _bytes: memory };
+        Self { address, len, read_only: false, _memory: memory }
+    }
+
+    /// The memory of another process, which numpy may only read.
+    pub(crate) fn mapped(map: Mapped) -> Self {
+        let (address, len) = (map.as_ptr().expose_provenance(), map.len());
+        Self { address, len, read_only: true, _memory: Memory::Mapped { _map: map } }
     }
 }
 
@@ -30,7 +44,7 @@ impl Buffer {
         let interface = PyDict::new(py);
         interface.set_item("shape", (self.len,))?;
         interface.set_item("typestr", "|u1")?;
-        interface.set_item("data", (self.address, false))?;
+        interface.set_item("data", (self.address, self.read_only))?;
         interface.set_item("version", 3)?;
         Ok(interface)
     }

@@ -53,6 +53,8 @@ pub(crate) enum Trouble {
         "the region has another content now ({found}) than what was opened ({expected}); open it again"
     )]
     Moved { expected: Hash, found: Hash },
+    #[error("this holder shares no folder; make it with suanli.Holder(shared=FOLDER)")]
+    NoFolder,
     #[error("it was closed here; make a new one")]
     Closed,
 }

@@ -15,7 +15,8 @@ use std::time::Duration;
 use suanli_base::{NodeId, Time};
 use suanli_identity::SecretKey;
 use suanli_link::holder::{self, Doorman, HolderLimits, serve};
-use suanli_link::{LinkLimits, Listener};
+use suanli_link::shared::SharedListener;
+use suanli_link::{LinkError, LinkLimits, Listener};
 use suanli_rdpa::{Code, Hello, Limits, RegionName, Request};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -60,6 +61,8 @@ impl Doorman for Admit {
 pub(crate) struct Holder {
     holder: Arc<holder::Holder>,
     key: SecretKey,
+    /// Where readers on this host find the versions.
+    folder: Option<PathBuf>,
     listening: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -90,13 +93,69 @@ async fn accept(listener: Listener, holder: Arc<holder::Holder>, admit: Admit) {
     }
 }
 
+async fn accept_shared(listener: SharedListener, holder: Arc<holder::Holder>, admit: Admit) {
+    let mut serving = JoinSet::new();
+    loop {
+        while serving.try_join_next().is_some() {}
+        if serving.len() >= CONNECTIONS_MAX {
+            serving.join_next().await;
+        }
+        match listener.accept().await {
+            Ok(link) => {
+                let (holder, admit) = (Arc::clone(&holder), admit.clone());
+                serving.spawn(serve(link, holder, admit, Limits::reliable(), seed()));
+            }
+            Err(LinkError::Listen { .. }) => tokio::time::sleep(BREATH).await,
+            // Somebody who is not who it should be.
+            Err(_) => {}
+        }
+    }
+}
+
+impl Holder {
+    /// Begins to listen; the task that does, and the address.
+    async fn begin(
+        &self,
+        address: &str,
+        kind: Kind,
+        admit: Option<Vec<String>>,
+        anyone: bool,
+    ) -> Result<(JoinHandle<()>, String), Trouble> {
+        let (limits, holder) = (LinkLimits::default(), Arc::clone(&self.holder));
+        if kind == Kind::Shared {
+            let folder = self.folder.as_deref().ok_or(Trouble::NoFolder)?;
+            let timeout = limits.handshake_timeout;
+            let listener = SharedListener::bind(folder, &self.key, timeout).await?;
+            let task = runtime()?.spawn(accept_shared(listener, holder, Admit::of(admit)?));
+            return Ok((task, folder.display().to_string()));
+        }
+        let found = || Trouble::Address { found: address.to_owned() };
+        let address: SocketAddr = address.parse().map_err(|_| found())?;
+        if admit.is_none() && !anyone && !address.ip().is_loopback() {
+            return Err(Trouble::Open { address });
+        }
+        let listener = match kind {
+            Kind::Tcp => Listener::bind_plain(address, &self.key, limits).await?,
+            _ => Listener::bind(address, &self.key, limits).await?,
+        };
+        let bound = listener.local_addr()?.to_string();
+        Ok((runtime()?.spawn(accept(listener, holder, Admit::of(admit)?)), bound))
+    }
+}
+
 #[pymethods]
 impl Holder {
     #[new]
-    fn new(py: Python<'_>, key: PathBuf) -> PyResult<Self> {
+    #[pyo3(signature = (key, folder))]
+    fn new(py: Python<'_>, key: PathBuf, folder: Option<PathBuf>) -> PyResult<Self> {
         let key = py.detach(|| key_at(&key)).map_err(|trouble| trouble.raise(py))?;
-        let holder = holder::Holder::new(HolderLimits::default());
-        Ok(Self { holder, key, listening: Mutex::default() })
+        let limits = HolderLimits::default();
+        let holder = match &folder {
+            None => holder::Holder::new(limits),
+            Some(folder) => holder::Holder::share(limits, folder)
+                .map_err(|error| Trouble::from(error).raise(py))?,
+        };
+        Ok(Self { holder, key, folder, listening: Mutex::default() })
     }
 
     /// The key by which others know this holder.
@@ -116,23 +175,9 @@ impl Holder {
         anyone: bool,
     ) -> PyResult<String> {
         let work = async {
-            let found = || Trouble::Address { found: address.to_owned() };
-            let address: SocketAddr = address.parse().map_err(|_| found())?;
-            let admit = match admit {
-                None if !address.ip().is_loopback() && !anyone => {
-                    return Err(Trouble::Open { address });
-                }
-                admit => Admit::of(admit)?,
-            };
-            let limits = LinkLimits::default();
-            let listener = match Kind::named(link)? {
-                Kind::Tls => Listener::bind(address, &self.key, limits).await?,
-                Kind::Tcp => Listener::bind_plain(address, &self.key, limits).await?,
-            };
-            let bound = listener.local_addr()?;
-            let task = runtime()?.spawn(accept(listener, Arc::clone(&self.holder), admit));
+            let (task, address) = self.begin(address, Kind::named(link)?, admit, anyone).await?;
             self.listening.lock().unwrap_or_else(PoisonError::into_inner).push(task);
-            Ok(bound.to_string())
+            Ok(address)
         };
         wait(py, work)
     }

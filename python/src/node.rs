@@ -192,6 +192,15 @@ impl Node {
         wait(py, self.read_whole(opened)).map(Buffer::new)
     }
 
+    /// The region in this process's address space, over a shared link whose holder has it so.
+    fn map(&self, py: Python<'_>, opened: &Opened) -> PyResult<Option<Buffer>> {
+        let work = async {
+            let (remote, handle) = self.at(opened).await?;
+            Ok(remote.map(handle).await?)
+        };
+        Ok(wait(py, work)?.map(Buffer::mapped))
+    }
+
     /// Bytes start..start + len, verified.
     fn read_range(
         &self,

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use suanli_base::{NodeId, Time};
 use suanli_identity::{Role, SecretKey, Ticket};
 use suanli_link::reader::{Reader, RemoteNode};
+use suanli_link::shared::connect_shared;
 use suanli_link::{Link, LinkError, connect, connect_plain};
 use suanli_rdpa::Hello;
 use suanli_store::{KeyError, create_key, load_key};
@@ -16,6 +17,7 @@ use suanli_store::{KeyError, create_key, load_key};
 pub(crate) enum Kind {
     Tls,
     Tcp,
+    Shared,
 }
 
 impl Kind {
@@ -23,10 +25,11 @@ impl Kind {
         match text {
             "tls" => Ok(Self::Tls),
             "tcp" => Ok(Self::Tcp),
+            "shared" => Ok(Self::Shared),
             _ => Err(Trouble::Word {
                 what: "a kind of link",
                 found: text.to_owned(),
-                expected: "tls, tcp",
+                expected: "tls, tcp, shared",
             }),
         }
     }
@@ -133,6 +136,7 @@ impl Recipe {
             let made: Result<Link, LinkError> = match self.kind {
                 Kind::Tls => connect(address, key, expected, timeout).await,
                 Kind::Tcp => connect_plain(address, key, expected, timeout).await,
+                Kind::Shared => connect_shared(Path::new(address), key, expected, timeout).await,
             };
             match made {
                 Ok(link) => return Ok(link),

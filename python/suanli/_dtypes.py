@@ -61,6 +61,9 @@ def to_torch(array: np.ndarray, name: str):
     """A PyTorch tensor over the same memory."""
     import torch
 
+    if not array.flags.writeable:
+        # PyTorch knows no read-only memory: another process's stays as it is.
+        array = array.copy()
     if name == "bf16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)

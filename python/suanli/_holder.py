@@ -23,11 +23,18 @@ class Holder:
 
     ``key`` is the file of the holder's key, drawn when there is none. Whoever may connect may read,
     write, accumulate and count: ``listen`` asks who that is unless the address is of this machine.
+    ``shared`` names a folder of this user alone, best below the memory file system of the machine, in
+    which every version is put too, for ``link="shared"``.
     """
 
-    def __init__(self, key: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        key: str | os.PathLike[str] | None = None,
+        *,
+        shared: str | os.PathLike[str] | None = None,
+    ) -> None:
         path = data_folder() / "holder.key" if key is None else Path(key)
-        self._native = _suanli.Holder(path)
+        self._native = _suanli.Holder(path, None if shared is None else Path(shared))
 
     @property
     def node(self) -> str:
@@ -42,7 +49,8 @@ class Holder:
         admit: Iterable[str] | Literal["anyone"] | None = None,
     ) -> str:
         """Listens in the background; returns the address. ``admit`` lists the ids of the nodes that
-        may connect; an address that other machines reach needs it."""
+        may connect; an address that other machines reach needs it. With ``link="shared"`` it listens in
+        its shared folder, and returns that."""
         anyone = admit == "anyone"
         nodes = None if admit is None or anyone else list(admit)
         return self._native.listen(address, link, nodes, anyone)

@@ -18,7 +18,7 @@ from ._region import Region
 CHUNK_BYTES = 256 << 10
 
 Role = Literal["watch", "join", "train", "operate"]
-Link = Literal["tls", "tcp"]
+Link = Literal["tls", "tcp", "shared"]
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,8 @@ def connect(
     (hexadecimal) of the node that must answer; a ticket names it. ``key`` is the file of this side's
     own key, which is drawn and kept there, for its owner only, when there is none; without it, one
     file for all programs of this user. ``role`` is what the ticket is for, or "watch". ``link`` is
-    "tls", or "tcp" without encryption for networks that are trusted.
+    "tls"; "tcp", without encryption, for networks that are trusted; or "shared" for a holder of the same
+    user on this machine: ``address`` is then its folder, and what is read lies in the holder's memory.
     """
     path = data_folder() / "client.key" if key is None else Path(key)
     native = _suanli.Node(address, path, expected, ticket, role, link, timeout)

@@ -19,13 +19,20 @@ if TYPE_CHECKING:
 class Region:
     """A region at one version, which never changes; ``refresh()`` goes to the newest.
 
-    What ``read``, ``tensor`` and ``torch`` give was held against the region's hashes as it arrived.
+    What ``read``, ``tensor`` and ``torch`` give was held against the region's hashes as it arrived. Over
+    a shared link nothing arrives: arrays are read-only and lie in the holder's memory, unhashed.
     """
 
     def __init__(self, native: Native, opened: Opened) -> None:
         self._native = native
         self._opened = opened
         self._tensors: dict[str, _catalogue.Tensor] | None = None
+        self._map = self._mapped()
+
+    def _mapped(self) -> np.ndarray | None:
+        """The region in the memory of a holder on this machine, if it shares it."""
+        buffer = self._native.map(self._opened)
+        return None if buffer is None else np.asarray(buffer)
 
     @property
     def name(self) -> str:
@@ -61,7 +68,7 @@ class Region:
         they are copied there and ``out`` is returned."""
         if out is not None and out.nbytes != self.nbytes:
             raise Error(f"{self.nbytes} bytes are read, the array given has {out.nbytes}")
-        flat = np.asarray(self._native.read(self._opened))
+        flat = self._map if self._map is not None else np.asarray(self._native.read(self._opened))
         if out is None:
             return flat
         np.copyto(out, flat.view(out.dtype).reshape(out.shape))
@@ -71,6 +78,8 @@ class Region:
         """Bytes ``start`` to ``start + length``, verified: the chunks they touch are read whole."""
         if length == 0:
             return np.empty(0, np.uint8)
+        if self._map is not None and 0 <= start <= start + length <= self.nbytes:
+            return self._map[start : start + length]
         return np.asarray(self._native.read_range(self._opened, start, length))
 
     @property
@@ -127,6 +136,8 @@ class Region:
         reads the chunks from the first to the last byte needed and picks from them."""
         found = self._tensor(name)
         dtype = _dtypes.dtype_of(found.dtype)
+        if self._map is not None:
+            return self.tensor(name)[index]
         plan = _slices.plan(index, found.shape, dtype.itemsize, found.offset)
         if not plan.spans:
             return plan.array(np.empty(0, dtype))
@@ -157,6 +168,7 @@ class Region:
             return False
         self._opened = opened
         self._tensors = None
+        self._map = self._mapped()
         return True
 
     def subscribe(self, timeout: float | None = None) -> Iterator[int]:

@@ -112,6 +112,31 @@ class Tensors(Pair):
         self.assertEqual(_catalogue.read(one, 8)["a"].shape, (2,))
 
 
+class Sharing(Pair):
+    def test_on_one_machine_a_region_is_read_in_the_holders_memory(self):
+        folder = self.keys / "shared"
+        holder = suanli.Holder(key=self.keys / "holder.key", shared=folder)
+        self.addCleanup(holder.close)
+        self.address = holder.listen(link="shared")
+        node = self.connect(link="shared")
+        tensors = model()
+        holder.publish("m", tensors)
+        region = node.open("m")
+        for name, array in region.arrays().items():
+            np.testing.assert_array_equal(array, tensors[name], name)
+        w = region.read_tensor("w", np.s_[::-2, 3:5])
+        np.testing.assert_array_equal(w, tensors["w"][::-2, 3:5])
+        self.assertTrue(np.shares_memory(w, region.tensor("w")))
+        self.assertFalse(w.flags.writeable)
+        self.assertLess(node.stat().bytes_sent, region.nbytes)
+        holder.publish("m", b"next")
+        self.assertTrue(region.refresh())
+        self.assertEqual(region.read().tobytes(), b"next")
+        np.testing.assert_array_equal(w, tensors["w"][::-2, 3:5], "an old version stays")
+        with self.assertRaises(suanli.Error):
+            self.holder.listen(link="shared")
+
+
 class Contributions(Pair):
     def test_a_delta_arrives_with_what_the_codec_lost_kept_for_the_next(self):
         delta = np.random.default_rng(1).standard_normal(300_000, np.float32)

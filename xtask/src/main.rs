@@ -1,5 +1,5 @@
 //! The commands of this repository: `cargo xtask ci | layers | words | licences | bits |
-//! bench`.
+//! python | bench`.
 //!
 //! Not for: anything that needs our own crates. What does (benches) lives in `bench/` and is
 //! started from here, so that xtask builds in seconds.
@@ -8,6 +8,7 @@ mod bits;
 mod ci;
 mod layers;
 mod licences;
+mod python;
 mod tree;
 mod words;
 
@@ -27,6 +28,8 @@ usage: cargo xtask COMMAND
                     the same numbers from every kernel, thread count and profile; --qemu on
                     emulated x86-64 CPUs, --aarch64 on an emulated ARM one (3: not installed);
                     --write makes the list of hashes anew
+  python            build the wheel of python/ and run its tests in target/python (3: no Python);
+                    SUANLI_PYTHON names an interpreter, whose PyTorch is tested with
   bench NAME [--short] [--fresh] [--row ROW] [--json FILE]
                     measure; ends with 1 when a goal is missed (bench --list names them all)
 ";
@@ -56,6 +59,7 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
         ["bits", "--qemu"] => return bits::run(bits::Extent::Qemu),
         ["bits", "--aarch64"] => return bits::run(bits::Extent::Aarch64),
         ["bits", "--write"] => return bits::run(bits::Extent::Write),
+        ["python"] => return python::run(),
         ["bench", rest @ ..] => return bench(rest),
         [] | ["help" | "--help" | "-h"] => print!("{USAGE}"),
         _ => bail!("unknown command \"{}\"\n\n{USAGE}", words.join(" ")),

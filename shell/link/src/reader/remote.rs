@@ -11,6 +11,7 @@
 use super::{Opened, ReadError, Reader, in_requests};
 use crate::Remote;
 use crate::endpoint::Trust;
+use crate::shared::Mapped;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -346,6 +347,21 @@ impl RemoteNode {
             Ok((Err(error), partial)) => Err((error, Some(partial))),
             Err(error) => Err((error, None)),
         }
+    }
+
+    /// The opened version in this process's own address space, when the holder is on this host and
+    /// shares it ([`crate::shared`]). Nothing is carried then, and nothing hashed.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn map(&self, opened: Opened) -> Result<Option<Mapped>, RemoteError> {
+        self.call(move |desk| {
+            Box::pin(async move {
+                let mapped = desk.reader.map(&opened);
+                desk.told(mapped)
+            })
+        })
+        .await?
     }
 
     /// Reads byte ranges, packed one behind the other, into `memory`, which is as long as they are.
