@@ -19,6 +19,8 @@ pub enum JobRegion {
     Spec,
     /// The parameters; the newest version is opened.
     Theta,
+    /// Which tensors the parameters are, for readers that know no model configuration.
+    Tensors,
     /// The model that stays as it is, where only its adapters are trained.
     Frozen,
     /// The update that led to a version.
@@ -45,6 +47,7 @@ impl Name {
             Self::Job(job, of) => match of {
                 JobRegion::Spec => format!("job/{job}/spec"),
                 JobRegion::Theta => format!("job/{job}/theta"),
+                JobRegion::Tensors => format!("job/{job}/theta.tensors"),
                 JobRegion::Frozen => format!("job/{job}/frozen"),
                 JobRegion::Update(version) => format!("job/{job}/update/{version}"),
                 JobRegion::Shard(index) => format!("job/{job}/data/{index}"),
@@ -68,6 +71,7 @@ impl Name {
                 let of = match (words.next()?, words.next()) {
                     ("spec", None) => JobRegion::Spec,
                     ("theta", None) => JobRegion::Theta,
+                    ("theta.tensors", None) => JobRegion::Tensors,
                     ("frozen", None) => JobRegion::Frozen,
                     ("held-out", None) => JobRegion::HeldOut,
                     ("tokenizer", None) => JobRegion::Tokenizer,
@@ -106,6 +110,7 @@ mod tests {
         let parts = [
             JobRegion::Spec,
             JobRegion::Theta,
+            JobRegion::Tensors,
             JobRegion::Frozen,
             JobRegion::Update(Round(12)),
             JobRegion::Shard(3),

@@ -8,6 +8,7 @@ pub use work::{
     Command, CommandId, ConnId, Done, Input, Output, Settle, SettleFault, Source, Stage, Work,
 };
 
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use suanli_base::{Duration, Hash, JobId, LeaseId, NodeId, Round, Time};
@@ -26,6 +27,8 @@ const SNAPSHOT_EVERY: u32 = 256;
 const CONNECTIONS_MAX: usize = 4096;
 /// Staging areas open at once.
 const STAGES_MAX: usize = 4096;
+/// Bytes of the description of a job's tensors; what is longer is not offered.
+pub const TENSORS_BYTES_MAX: usize = 16 << 20;
 const TICK_EVERY: Duration = Duration(100);
 
 /// What a member says of itself: shown, never decided by.
@@ -50,6 +53,8 @@ pub struct CityNode {
     regions: BTreeMap<RegionName, Served>,
     older: BTreeMap<(RegionName, u64), Served>,
     content: BTreeMap<Hash, Arc<RegionInfo>>,
+    /// What the host says of each job's parameters.
+    tensors: BTreeMap<JobId, Bytes>,
     staging: BTreeMap<Stage, Staged>,
     storing: BTreeMap<Hash, Vec<(ConnId, ResponderToken)>>,
     submitting: BTreeMap<JobId, Submission>,
@@ -142,6 +147,7 @@ impl CityNode {
             regions: BTreeMap::new(),
             older: BTreeMap::new(),
             content,
+            tensors: BTreeMap::new(),
             staging: BTreeMap::new(),
             storing: BTreeMap::new(),
             submitting: BTreeMap::new(),
@@ -200,6 +206,7 @@ impl CityNode {
             Input::Tick => self.tick(),
             Input::Durable => self.durable()?,
             Input::Done(done) => self.done(done),
+            Input::Describe { job, tensors } => self.describe(job, tensors),
             Input::Command { id, command } => self.command(id, command),
         }
         self.forget_unneeded();

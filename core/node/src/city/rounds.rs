@@ -2,7 +2,7 @@
 
 use super::{
     After, CityNode, Command, CommandId, Done, Output, ReplyTo, SNAPSHOT_EVERY, Served,
-    SettleFault, Source, Stage, Submission, Work, Writer,
+    SettleFault, Source, Stage, Submission, TENSORS_BYTES_MAX, Work, Writer,
 };
 use crate::name::{JobRegion, Name};
 use bytes::Bytes;
@@ -212,6 +212,17 @@ impl CityNode {
         for (region, info, source) in offered {
             self.regions.insert(Name::Job(id, region).region(), Served { info, source });
         }
+    }
+
+    /// Makes the description of a job's tensors readable.
+    pub(super) fn describe(&mut self, id: JobId, tensors: Bytes) {
+        if !self.state.jobs.contains_key(&id) || tensors.len() > TENSORS_BYTES_MAX {
+            return;
+        }
+        let Ok(info) = RegionInfo::of(1, &tensors, 1 << 20) else { return };
+        self.tensors.insert(id, tensors);
+        let served = Served { info: Arc::new(info), source: Source::Tensors(id) };
+        self.regions.insert(Name::Job(id, JobRegion::Tensors).region(), served);
     }
 
     fn offer_theta(&mut self, id: JobId, version: Round, chunks: Vec<Hash>, theta: Hash) {

@@ -329,6 +329,10 @@ impl CityNode {
             let bytes = spec.and_then(|spec| pack(&spec, &runs));
             return self.read_done(id, token, bytes);
         }
+        if let Source::Tensors(job) = *source {
+            let bytes = self.tensors.get(&job).and_then(|tensors| pack(tensors, &runs));
+            return self.read_done(id, token, bytes);
+        }
         let (source, length) = (*source, runs.iter().map(|(_, len)| len).sum());
         self.work(Work::Read { conn: id, token, source, runs, length });
     }

@@ -26,6 +26,8 @@ pub enum Source {
     Content(Hash),
     /// The specification of a job.
     Spec(JobId),
+    /// What [`Input::Describe`] said of a job.
+    Tensors(JobId),
 }
 
 /// Where staged chunks go.
@@ -67,6 +69,14 @@ pub enum Input {
     Durable,
     /// A piece of work is done.
     Done(Done),
+    /// The host, which knows models, says which tensors a job's parameters are: readable from now on
+    /// beside them. At most [`TENSORS_BYTES_MAX`](super::TENSORS_BYTES_MAX); not kept over a restart.
+    Describe {
+        /// Of which job.
+        job: JobId,
+        /// A catalogue; this crate does not read it.
+        tensors: bytes::Bytes,
+    },
     /// The operator, on this machine.
     Command {
         /// Comes back with the outcome.

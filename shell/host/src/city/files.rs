@@ -100,7 +100,9 @@ impl Files {
         let path = match source {
             Source::Blob(hash) => self.blobs.place(hash),
             Source::Content(root) => self.content(root),
-            Source::Spec(_) => return Err(std::io::ErrorKind::Unsupported.into()),
+            Source::Spec(_) | Source::Tensors(_) => {
+                return Err(std::io::ErrorKind::Unsupported.into());
+            }
         };
         let mut bytes = vec![0; length as usize];
         let file = std::fs::File::open(path)?;

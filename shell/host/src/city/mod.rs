@@ -1,6 +1,7 @@
 //! A city's process: it holds the key, the log and the links, drives the node, and hands bulk
 //! work to threads of its own.
 
+mod catalogue;
 mod evaluate;
 mod files;
 mod operator;
@@ -17,10 +18,10 @@ use crate::control::{
 use crate::net::{self, Wire, WireEvent};
 use files::Bulk;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use suanli_base::{CityId, Hash, NodeId};
+use suanli_base::{CityId, Hash, JobId, NodeId};
 use suanli_bus::CityState;
 use suanli_identity::{Grant, Role, SecretKey, Ticket};
 use suanli_link::Listener;
@@ -127,6 +128,7 @@ pub async fn serve(options: CityOptions) -> Result<(), Refusal> {
         control,
         wires: BTreeMap::new(),
         traffic,
+        described: BTreeSet::new(),
         addresses: addresses.clone(),
         started: Instant::now(),
         name: remembered.name,
@@ -241,6 +243,8 @@ struct Process {
     control: ControlServer,
     wires: BTreeMap<ConnId, (NodeId, Wire)>,
     traffic: Ledger,
+    /// Jobs whose tensors the node was told of, or has none to be told of.
+    described: BTreeSet<JobId>,
     addresses: Vec<String>,
     started: Instant,
     name: String,
@@ -275,12 +279,16 @@ impl Process {
 
     fn input(&mut self, input: Input) -> Result<(), Refusal> {
         self.tell_connection(&input);
+        self.handle(input)?;
+        self.drain()
+    }
+
+    fn handle(&mut self, input: Input) -> Result<(), Refusal> {
         let now = self.clock.now();
         self.node.handle(now, input).map_err(|error| {
             let next = "keep the folder as it is and report this";
             Refusal::new(RefusalClass::Corrupt, error.to_string(), next)
-        })?;
-        self.drain()
+        })
     }
 
     fn drain(&mut self) -> Result<(), Refusal> {
@@ -304,7 +312,26 @@ impl Process {
                 Output::Note(note) => eprintln!("suanli: {note}"),
             }
         }
+        self.describe()?;
         self.transmit();
+        Ok(())
+    }
+
+    /// Tells the node which tensors the parameters of a new job are.
+    fn describe(&mut self) -> Result<(), Refusal> {
+        let jobs = &self.node.state().jobs;
+        if jobs.len() == self.described.len() {
+            return Ok(());
+        }
+        let new = jobs.iter().filter(|(id, _)| !self.described.contains(id));
+        let new: Vec<_> = new.map(|(id, job)| (*id, catalogue::of_job(&job.spec))).collect();
+        for (job, tensors) in new {
+            self.described.insert(job);
+            match tensors {
+                Ok(tensors) => self.handle(Input::Describe { job, tensors })?,
+                Err(why) => eprintln!("suanli: job {} has no catalogue: {why}", job.short()),
+            }
+        }
         Ok(())
     }
 
@@ -313,11 +340,7 @@ impl Process {
         crate::fault::point("before-append");
         self.log.append(bodies).map_err(|error| log_refusal(&error))?;
         crate::fault::point("after-append");
-        let now = self.clock.now();
-        self.node.handle(now, Input::Durable).map_err(|error| {
-            let next = "keep the folder as it is and report this";
-            Refusal::new(RefusalClass::Corrupt, error.to_string(), next)
-        })?;
+        self.handle(Input::Durable)?;
         self.tell_watchers(bodies);
         Ok(())
     }
