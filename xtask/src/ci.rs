@@ -37,7 +37,8 @@ pub(crate) fn run(length: Length) -> Result<()> {
         stage("bits", || cargo(&["xtask", "bits", "--short"]))?;
         stage("benches", || {
             cargo(&["xtask", "bench", "whole", "--short"])?;
-            cargo(&["xtask", "bench", "engine", "--short"])
+            cargo(&["xtask", "bench", "engine", "--short"])?;
+            cargo(&["xtask", "bench", "rdpa", "--short"])
         })?;
     }
     println!("\nci: all stages passed in {:.0} s", begun.elapsed().as_secs_f64());
