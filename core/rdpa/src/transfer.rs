@@ -4,9 +4,11 @@
 //! `handle`, and after each drain `poll`. They hold ids and bitmaps; bytes pass through.
 
 mod download;
+mod gather;
 mod upload;
 
 pub use download::Download;
+pub use gather::{Gather, GatherStep, SourceId};
 pub use upload::Upload;
 
 use crate::{Code, Failure, RegionInfo};

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::type_complexity, reason = "tests")]
 
+mod gather;
 mod holder;
 mod net;
 mod verbs;

@@ -24,11 +24,23 @@ pub(crate) struct Network {
     pub(crate) lost: u64,
     /// While set nothing arrives.
     pub(crate) cut: bool,
+    /// Bytes a second towards each side; 0 for no limit. Microseconds at which each way is free.
+    pub(crate) bytes_per_s: u64,
+    free_us: [u64; 2],
 }
 
 impl Network {
     pub(crate) fn new(weather: Weather, random: Random) -> Self {
-        Self { weather, random, flying: BTreeMap::new(), count: 0, lost: 0, cut: false }
+        Self {
+            weather,
+            random,
+            flying: BTreeMap::new(),
+            count: 0,
+            lost: 0,
+            cut: false,
+            bytes_per_s: 0,
+            free_us: [0; 2],
+        }
     }
 
     pub(crate) fn send(&mut self, now: Time, to: usize, frame: &Frame) {
@@ -41,9 +53,20 @@ impl Network {
             let (low, high) = self.weather.delay;
             let delay = low + self.random.below(high - low + 1);
             self.count += 1;
-            let key = (now.after(Duration(delay)), self.count);
+            let sent = self.sent_at(now, to, frame.wire_len() as u64);
+            let key = (sent.after(Duration(delay)), self.count);
             self.flying.insert(key, (to, frame.to_bytes().to_vec()));
         }
+    }
+
+    /// When the last byte has left, one frame behind the other.
+    fn sent_at(&mut self, now: Time, to: usize, bytes: u64) -> Time {
+        if self.bytes_per_s == 0 {
+            return now;
+        }
+        let begun = self.free_us[to].max(now.0 * 1000);
+        self.free_us[to] = begun + bytes * 1_000_000 / self.bytes_per_s;
+        Time(self.free_us[to].div_ceil(1000))
     }
 
     pub(crate) fn next_at(&self) -> Option<Time> {
