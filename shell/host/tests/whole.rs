@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use suanli_base::NodeId;
 use suanli_engine::tokenizer::Tokenizer;
 use suanli_engine::{Cancel, ModelConfig, initial_params};
 use suanli_host::control::{
@@ -13,6 +14,10 @@ use suanli_host::control::{
     FamilyOptions, JobState, Limits, Refusal, Stop, StopReason, Stopper,
 };
 use suanli_host::{city, family, job, worker};
+use suanli_identity::{Role, SecretKey};
+use suanli_link::connect;
+use suanli_link::reader::Reader;
+use suanli_rdpa::{Hello, RegionName};
 use suanli_store::checkpoint::{self, Card, Companions, Contents, Loaded, Overwrite};
 use suanli_store::job_file::JobFile;
 use tokio::sync::{mpsc, oneshot};
@@ -157,6 +162,60 @@ async fn two_families_train_a_job_to_its_end_and_the_loss_falls() {
         stop(family).await;
     }
     stop(city).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_tensors_of_a_job_can_be_read_without_its_model() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("city");
+    city::init(&folder, &CityInit { name: "test".into() }).unwrap();
+    let prepared = prepare(root.path());
+    let (city, ready) = start_city(&folder).await;
+    let mut client = Client::connect(&folder).await.unwrap();
+    let request = ControlRequest::Submit { folder: prepared.folder.clone() };
+    let ControlReply::Submitted { job } = client.call(&request).await.unwrap() else {
+        panic!("the job was not taken in")
+    };
+    until(&folder, |status| !status.jobs.is_empty()).await;
+    // Once as it was taken in, once by a city that has begun again with its log.
+    read_the_tensors(&ready, &job).await;
+    stop(city).await;
+    let (city, ready) = start_city(&folder).await;
+    read_the_tensors(&ready, &job).await;
+    stop(city).await;
+}
+
+async fn read_the_tensors(ready: &CityReady, job: &str) {
+    let key = SecretKey::from_seed(&[7; 32]);
+    let expected = NodeId::from(ready.city);
+    let link = connect(&ready.addresses[0], &key, expected, Duration::from_secs(10)).await.unwrap();
+    let ticket = ready.ticket.as_ref().unwrap().to_bytes();
+    let mut reader = Reader::connect(link, Hello::new(Role::Join, ticket), 1).await.unwrap();
+    let name = |part: &str| RegionName::new(format!("job/{job}/{part}")).unwrap();
+    // The parameters are there once the city has hashed them.
+    let mut theta = reader.open(name("theta")).await;
+    for _ in 0..600 {
+        if theta.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        theta = reader.open(name("theta")).await;
+    }
+    let theta = theta.unwrap();
+    let opened = reader.open(name("theta.tensors")).await.unwrap();
+    let mut text = vec![0; usize::try_from(opened.info.shape.bytes).unwrap()];
+    reader.read(&opened, &mut text).await.unwrap();
+    let catalogue: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(catalogue["format"], 1);
+    let mut end = 0;
+    for tensor in catalogue["tensors"].as_array().unwrap() {
+        assert_eq!((&tensor["dtype"], &tensor["offset"]), (&"f32".into(), &end.into()));
+        let shape = tensor["shape"].as_array().unwrap();
+        end += 4 * shape.iter().map(|size| size.as_u64().unwrap()).product::<u64>();
+    }
+    assert_eq!(end, theta.info.shape.bytes);
+    assert_eq!(catalogue["tensors"][0]["name"], "model.embed_tokens.weight");
+    reader.close().await;
 }
 
 /// A checkpoint as other software leaves it: biases, more entries than its tokenizer has, and small
