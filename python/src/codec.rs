@@ -12,7 +12,7 @@ pub(crate) fn named(text: &str) -> Result<Codec, Trouble> {
     all.into_iter().find(|codec| codec.to_string() == text).ok_or_else(|| Trouble::Word {
         what: "a codec",
         found: text.to_owned(),
-        expected: "int4, f32",
+        expected: "int4, int8, topk, bf16, f16, f32",
     })
 }
 

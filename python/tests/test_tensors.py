@@ -159,6 +159,17 @@ class Contributions(Pair):
         got = self.holder.contribution("grad/a", codec="f32", elements=delta.size)
         np.testing.assert_array_equal(got, delta.reshape(-1))
 
+    def test_each_codec_that_is_named_arrives_within_its_residual(self):
+        delta = np.random.default_rng(2).standard_normal(100_000, np.float32)
+        for codec in ("int4", "int8", "topk", "bf16", "f16", "f32"):
+            with self.subTest(codec):
+                residual = np.zeros_like(delta)
+                self.node.accumulate(
+                    "g", delta, codec=codec, contribution=codec, residual=residual
+                )
+                got = self.holder.contribution(f"g/{codec}", codec=codec, elements=delta.size)
+                np.testing.assert_allclose(got + residual, delta, atol=1e-5)
+
     def test_what_cannot_be_a_contribution_is_refused_and_the_residual_stays(self):
         residual = np.ones(4, np.float32)
         for delta, settings in (
