@@ -2,7 +2,8 @@
 
 use suanli_base::Hash;
 use suanli_params::{
-    Codec, decode, encode, encode_with_feedback, root, seal_moments, unseal_moments,
+    Codec, Packing, decode, encode, encode_with_feedback, root, seal_moments, unpack,
+    unseal_moments,
 };
 
 const VECTORS: &str = include_str!("../../../docs/spec/vectors/params.txt");
@@ -62,6 +63,19 @@ fn every_other_codec_writes_the_bytes_of_its_vectors() {
             for ((value, decoded), rest) in values.iter().zip(&decoded).zip(&residual) {
                 assert_eq!(*rest, value - decoded, "{codec}: {values:?}");
             }
+        }
+    }
+}
+
+#[test]
+fn packed_vectors_come_back_to_the_bit() {
+    for (packing, name) in [(Packing::F32, "packed-f32"), (Packing::Bf16, "packed-bf16")] {
+        for case in cases(name) {
+            let expected = floats(&case[0]);
+            let mut values = vec![f32::NAN; expected.len()];
+            unpack(packing, &case[1], &mut values).unwrap();
+            let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&values), bits(&expected), "{name}");
         }
     }
 }

@@ -279,6 +279,15 @@ def main():
             line(name, f"{text} {codec(values).hex() or '-'}")
     values = long_case()
     line("topk", f"{''.join(map(bits, values))} {topk(values).hex()}")
+    print("# packed-f32, packed-bf16 VALUES BYTES: what the bytes unpack to; other bytes may as well.")
+    for values in codec_cases() + [[0.75] * 50, [-0.0] * 11]:
+        values = [f32(x) for x in values]
+        whole = [struct.unpack("<I", struct.pack("<f", x))[0] for x in values]
+        upper = struct.unpack(f"<{len(values)}H", bf16(values))
+        text = "".join(f"{w:08x}" for w in whole) or "-"
+        line("packed-f32", f"{text} {packed(whole, 4).hex() or '-'}")
+        text = "".join(f"{w:04x}0000" for w in upper) or "-"
+        line("packed-bf16", f"{text} {packed(upper, 2).hex() or '-'}")
 
 
 def codec_cases():
@@ -297,6 +306,19 @@ def codec_cases():
         draws(8, 130, -12, -6),
         draws(9, 1000, -20, 3),
     ]
+
+
+def packed(words, width):
+    """Words turned left by a bit, cut into planes; a plane of one byte repeated as a zstd block of it."""
+    turned = [(w << 1 | w >> (8 * width - 1)) & (256**width - 1) for w in words]
+    out = b""
+    for place in range(width if words else 0):
+        plane = bytes(w >> 8 * place & 255 for w in turned)
+        if len(plane) > 10 and len(set(plane)) == 1:
+            block = len(plane) << 3 | 1 << 1 | 1
+            plane = b"\x28\xb5\x2f\xfd\x00\x38" + struct.pack("<I", block)[:3] + plane[:1]
+        out += struct.pack("<I", len(plane)) + plane
+    return out
 
 
 def long_case():

@@ -3,7 +3,8 @@
 use crate::Target;
 use suanli_base::Random;
 use suanli_params::{
-    Codec, accumulate, apply_update, decode, encode, encoded_len, seal_moments, unseal_moments,
+    Codec, Packing, accumulate, apply_update, decode, encode, encoded_len, pack, seal_moments,
+    unpack, unseal_moments,
 };
 
 pub(crate) const TARGETS: &[Target] = &[
@@ -23,6 +24,10 @@ pub(crate) const TARGETS: &[Target] = &[
         topks,
         topk,
     ),
+    Target {
+        allocation: packed_allocation,
+        ..Target::new("packing", "what unpacks is finite and packs again", packings, packing)
+    },
     Target::new("sealed-moments", "what unseals is sound and seals to itself", sealed, unseal),
 ];
 
@@ -101,6 +106,41 @@ fn topk(input: &[u8]) {
     let mut sums = vec![0.0; values.len()];
     accumulate(Codec::TopK, bytes, 1.0, &mut sums).expect("it decodes");
     assert_eq!(sums, values, "a sum of one is not what decodes");
+}
+
+/// zstd's window, and its list of sequences, which a block may say are 98 047.
+fn packed_allocation(_: usize) -> usize {
+    4 << 20
+}
+
+/// The first byte is the packing and the elements in 64s.
+fn packings() -> Vec<Vec<u8>> {
+    let seed = |first: u8| {
+        let mut out = vec![first];
+        let values = numbers(64 * usize::from(first / 2));
+        pack(packing_of(first), &values, &mut out).expect("finite numbers");
+        out
+    };
+    [0, 2, 3, 128, 129, 255].map(seed).to_vec()
+}
+
+fn packing_of(first: u8) -> Packing {
+    if first.is_multiple_of(2) { Packing::F32 } else { Packing::Bf16 }
+}
+
+fn packing(input: &[u8]) {
+    let Some((&first, bytes)) = input.split_first() else { return };
+    let packing = packing_of(first);
+    let mut values = vec![7.0_f32; 64 * usize::from(first / 2)];
+    if unpack(packing, bytes, &mut values).is_err() {
+        assert!(values.iter().all(|value| *value == 7.0), "a refused packing left a trace");
+        return;
+    }
+    assert!(values.iter().all(|value| value.is_finite()));
+    let (mut again, mut back) = (Vec::new(), vec![7.0; values.len()]);
+    pack(packing, &values, &mut again).expect("what was unpacked is finite");
+    unpack(packing, &again, &mut back).expect("our own bytes");
+    assert_eq!(back, values, "packed again, other numbers");
 }
 
 fn f32_codec(input: &[u8]) {
