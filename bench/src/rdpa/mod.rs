@@ -7,6 +7,7 @@ mod home;
 mod merge;
 mod place;
 mod proof;
+mod resume;
 mod small;
 
 use crate::RowSpec;
@@ -19,6 +20,7 @@ pub fn rows() -> Vec<RowSpec> {
         bulk::shared(),
         small::tcp(),
         small::tls(),
+        resume::spec(),
         codec::row(),
         merge::row(),
         home::hundred(),
