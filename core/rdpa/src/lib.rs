@@ -37,5 +37,6 @@ pub use region::{
 pub use session::{Event, Failure, Landing, Place, Refused, Session, Side, Violation};
 pub use span::{Span, SpanError, check_spans, piece_count, piece_of, runs_of};
 pub use transfer::{
-    Download, DownloadStep, Gather, GatherStep, SourceId, TransferError, Upload, UploadStep,
+    Download, DownloadStep, Gather, GatherCount, GatherStep, SourceId, TransferError, Upload,
+    UploadStep,
 };

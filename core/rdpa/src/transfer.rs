@@ -8,10 +8,10 @@ mod gather;
 mod upload;
 
 pub use download::Download;
-pub use gather::{Gather, GatherStep, SourceId};
+pub use gather::{Gather, GatherCount, GatherStep, SourceId};
 pub use upload::Upload;
 
-use crate::{Code, Failure, RegionInfo};
+use crate::{Code, Failure, RegionInfo, Shape};
 use bytes::Bytes;
 use std::sync::Arc;
 use suanli_base::{Fault, Hash};
@@ -63,6 +63,26 @@ pub enum TransferError {
         /// The version the holder announced.
         found_version: u64,
     },
+    /// The holder cuts the same content differently than the holder that opened it first: one of the
+    /// two announces what it has not. Read from it alone, or begin anew with it.
+    #[error(
+        "the holder has {} bytes in chunks of {}, another has {} bytes in chunks of {}",
+        found.bytes, found.chunk_bytes, expected.bytes, expected.chunk_bytes
+    )]
+    OtherShape {
+        /// The shape opened first.
+        expected: Shape,
+        /// The shape this holder announced.
+        found: Shape,
+    },
+    /// A chunk with the right hash has not the length that its holder announced.
+    #[error("chunk {chunk} has {found} bytes, which is not what its holder had announced")]
+    WrongLength {
+        /// Which chunk.
+        chunk: u32,
+        /// Its length.
+        found: usize,
+    },
     /// The peer already holds another content for a chunk.
     #[error("the peer holds another content for chunk {chunk}")]
     Conflict {
@@ -80,7 +100,8 @@ impl TransferError {
     pub const fn fault(&self) -> Fault {
         match self {
             Self::Request(failure) => failure.fault(),
-            Self::OtherContent { .. } => Fault::Weather,
+            Self::OtherContent { .. } | Self::OtherShape { .. } => Fault::Weather,
+            Self::WrongLength { .. } => Fault::Peer,
             Self::Conflict { .. } | Self::Refused(_) => Fault::Ours,
         }
     }

@@ -1,380 +1,526 @@
-//! Reading a region from several sources at once: different holders, or several connections to one.
+//! Reading a region, or some of its chunks, from several sources at once.
 //!
-//! Each source asks for more when it has room, so a faster one does more. When nothing is left to
-//! ask for, an idle source takes over what the slowest one owes; whichever comes first counts. What
-//! arrives is verified by its session, so a source that lies is dropped and what it gave before is
-//! good. (The rule of rarest-first does not apply: every source has everything, or fails.)
+//! A source is a holder, or one of several lanes to it: whatever has a [`Session`] of its own. Each is
+//! asked for about as much as it gives in two round trips, so who is faster does more, and nobody is
+//! told its share. When every chunk is asked for, an idle source takes over chunks of the one that
+//! will need longest, one at a time: the first to arrive counts, the other READ is cancelled.
+//!
+//! Not for: connections, nor judging holders: the caller learns whose fault a failure is. Invariants:
+//! a chunk is handed over once; it is under way twice at most, and twice only at the end or when a
+//! source is lost; who gave a wrong chunk is never asked again; work for an event grows with the
+//! sources, not with the chunks.
 
-use super::TransferError;
+mod pace;
+mod plan;
+
+use super::{REOPENS_MAX, TransferError, is_bad_handle};
 use crate::limits::READ_CHUNKS_MAX;
 use crate::{
-    Answer, ChunkSet, Event, Handle, Op, Place, Refused, RegionInfo, RegionName, RequestId, Session,
+    Answer, ChunkSet, Event, Failure, Handle, Landing, Op, Place, Refused, RegionInfo, RegionName,
+    RequestId, Session,
 };
 use bytes::Bytes;
+use core::ops::Range;
+use pace::Pace;
+use plan::Plan;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use suanli_base::{Duration, Hash, Time};
+use suanli_base::{Hash, Time};
 
-/// What a source may owe: as much as it gives in this time.
-const AHEAD: Duration = Duration(250);
-/// Chunks a source may owe whatever its rate: one on its way, one being asked for.
-const OWED_MIN: usize = 2;
-/// Chunks a source may owe at most.
-const OWED_MAX: usize = 4 * READ_CHUNKS_MAX;
-/// A rate is measured over at least this long.
-const MEASURE: Duration = Duration(100);
-
-/// A source, as the caller numbers them; never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// One of the sources of a [`Gather`], by the caller's number. A new connection gets a new number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceId(pub u32);
 
 /// What a [`Gather`] tells its caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GatherStep {
-    /// What the region holds is known, from the first source that opened it.
+    /// The first source has opened the region: what it holds is known.
     Opened(Arc<RegionInfo>),
-    /// A chunk has arrived and is verified; each comes once.
+    /// A chunk has arrived and is verified.
     Chunk(SourceId, u32, Bytes),
-    /// The same, in its place already.
+    /// A chunk has landed in its place and is verified.
     Landed(SourceId, u32),
-    /// This source has something to do: call [`Gather::tend`] with its session.
+    /// Something is to be asked of this source, or cancelled: call [`Gather::tend`] with its session.
     Tend(SourceId),
-    /// A source failed and is not used any more; what it owed is asked of others.
+    /// This source is no longer used; its session may be. What it gave counts, what it owed is asked
+    /// of others.
     SourceFailed(SourceId, TransferError),
-    /// No source is left; add one to go on.
+    /// No source is left. Nothing is lost, go on with [`Gather::add`].
     Stalled,
-    /// Every chunk has been handed over.
+    /// Every wanted chunk has been handed over.
     Done,
 }
 
-/// Reads a region from several sources.
+/// What a [`Gather`] has asked for, in chunks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GatherCount {
+    /// Asked for in all: each wanted chunk once, and those below again.
+    pub requested: u64,
+    /// Asked for while under way at another source.
+    pub doubled: u64,
+    /// Under way at a source that was lost or failed, and nowhere else.
+    pub returned: u64,
+}
+
+/// Reads chunks of a region from several sources, verified on arrival.
 #[derive(Debug)]
 pub struct Gather {
     region: RegionName,
     expected: Option<Hash>,
-    have: Option<ChunkSet>,
-    info: Option<Arc<RegionInfo>>,
-    /// Neither here nor owed by anybody.
-    unasked: BTreeSet<u32>,
-    /// How many sources owe a chunk: one, or two at the end.
-    owed: BTreeMap<u32, u32>,
+    only: Option<Range<u32>>,
+    having: Option<ChunkSet>,
+    opened: Option<(Arc<RegionInfo>, Plan)>,
     sources: BTreeMap<SourceId, Source>,
+    /// They gave what they had not announced.
+    liars: BTreeSet<SourceId>,
+    count: GatherCount,
+    finished: bool,
     steps: VecDeque<GatherStep>,
-    asked: u64,
-    twice: u64,
-    done: bool,
 }
 
 #[derive(Debug)]
 struct Source {
     state: State,
-    reads: BTreeMap<RequestId, BTreeSet<u32>>,
-    /// No longer wanted; cancelled when its session is at hand.
-    surplus: Vec<RequestId>,
-    /// Bytes that came since `since`.
-    came: u64,
-    since: Time,
-    bytes_per_s: u64,
+    reads: BTreeMap<RequestId, Read>,
+    /// What it was asked for and still owes, each with its READ.
+    owes: BTreeMap<u32, RequestId>,
+    /// Those of them that another may take over: under way here only, and not landing.
+    alone: BTreeSet<u32>,
+    /// READs of which everything has come from others.
+    needless: BTreeSet<RequestId>,
+    pace: Pace,
+    reopens: u32,
+    tend_told: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum State {
+    /// OPEN could not be asked yet.
     Wanting,
     Opening(RequestId),
     Reading(Handle),
 }
 
+#[derive(Debug)]
+struct Read {
+    owed: BTreeSet<u32>,
+    /// When it was asked, until the first chunk has come.
+    asked: Option<Time>,
+}
+
 impl Source {
-    fn owes(&self) -> usize {
-        self.reads.values().map(BTreeSet::len).sum()
-    }
-
-    fn room(&self, chunk_bytes: u32) -> usize {
-        let ahead = self.bytes_per_s.saturating_mul(AHEAD.0) / 1000 / u64::from(chunk_bytes.max(1));
-        let most = usize::try_from(ahead).unwrap_or(OWED_MAX).clamp(OWED_MIN, OWED_MAX);
-        most.saturating_sub(self.owes())
-    }
-
-    fn count(&mut self, now: Time, bytes: u64) {
-        self.came += bytes;
-        let span = now.since(self.since);
-        if span < MEASURE {
-            return;
+    const fn new(now: Time) -> Self {
+        Self {
+            state: State::Wanting,
+            reads: BTreeMap::new(),
+            owes: BTreeMap::new(),
+            alone: BTreeSet::new(),
+            needless: BTreeSet::new(),
+            pace: Pace::new(now),
+            reopens: 0,
+            tend_told: false,
         }
-        let rate = self.came.saturating_mul(1000) / span.0;
-        // Half new, half known: a rate follows the line within a second.
-        self.bytes_per_s = if self.bytes_per_s == 0 { rate } else { (self.bytes_per_s + rate) / 2 };
-        (self.came, self.since) = (0, now);
     }
 
-    /// How long what it owes will take, in arbitrary units that compare.
-    fn burden(&self) -> u64 {
-        (self.owes() as u64).saturating_mul(1 << 30) / self.bytes_per_s.max(1)
+    fn has(&self, id: RequestId) -> bool {
+        let opening = matches!(self.state, State::Opening(open) if open == id);
+        opening || self.reads.contains_key(&id) || self.needless.contains(&id)
+    }
+
+    /// The chunk need not come from here any more. A READ of which all has come elsewhere is needless.
+    fn forget(&mut self, chunk: u32) {
+        self.alone.remove(&chunk);
+        let Some(id) = self.owes.remove(&chunk) else { return };
+        let Some(read) = self.reads.get_mut(&id) else { return };
+        read.owed.remove(&chunk);
+        if read.owed.is_empty() {
+            self.reads.remove(&id);
+            self.needless.insert(id);
+        }
+    }
+
+    fn cancel_all(&mut self, session: &mut Session) {
+        if let State::Opening(id) = self.state {
+            session.cancel(id);
+        }
+        let reads = core::mem::take(&mut self.reads).into_keys();
+        for id in reads.chain(core::mem::take(&mut self.needless)) {
+            session.cancel(id);
+        }
     }
 }
 
 impl Gather {
-    /// All of `region`; with `expected`, only the content with this root.
+    /// All of `region`; with `expected`, only of the content with this root, else of the content that
+    /// the first source opens. A root says nothing of the chunks' length: the first source is believed
+    /// until a chunk shows otherwise.
     #[must_use]
     pub const fn new(region: RegionName, expected: Option<Hash>) -> Self {
         Self {
             region,
             expected,
-            have: None,
-            info: None,
-            unasked: BTreeSet::new(),
-            owed: BTreeMap::new(),
+            only: None,
+            having: None,
+            opened: None,
             sources: BTreeMap::new(),
+            liars: BTreeSet::new(),
+            count: GatherCount { requested: 0, doubled: 0, returned: 0 },
+            finished: false,
             steps: VecDeque::new(),
-            asked: 0,
-            twice: 0,
-            done: false,
         }
     }
 
-    /// Counts these chunks as arrived already; of use with an expected root only.
+    /// Wants only the chunks of `range`.
     #[must_use]
-    pub fn having(self, have: ChunkSet) -> Self {
-        Self { have: Some(have), ..self }
+    pub fn only(mut self, range: Range<u32>) -> Self {
+        self.only = Some(range);
+        self
     }
 
-    /// Uses one more source. From now on its session's events are offered to [`Gather::handle`].
-    pub fn add(&mut self, now: Time, id: SourceId, session: &mut Session) {
-        let source = Source {
-            state: State::Wanting,
-            reads: BTreeMap::new(),
-            surplus: Vec::new(),
-            came: 0,
-            since: now,
-            bytes_per_s: 0,
-        };
-        self.sources.insert(id, source);
+    /// Counts these chunks as arrived already: what is on disk and was verified. Of use with an
+    /// expected root only, for the chunks of which content would they be?
+    #[must_use]
+    pub fn having(mut self, have: ChunkSet) -> Self {
+        self.having = Some(have);
+        self
+    }
+
+    /// Begins with one more source. False, and nothing happens, when it is in use or gave a wrong
+    /// chunk before.
+    pub fn add(&mut self, now: Time, source: SourceId, session: &mut Session) -> bool {
+        if self.liars.contains(&source) || self.sources.contains_key(&source) {
+            return false;
+        }
+        self.sources.insert(source, Source::new(now));
         self.steps.retain(|step| *step != GatherStep::Stalled);
-        self.tend(now, id, session);
-    }
-
-    /// A source's connection is gone: what it owed is asked of others.
-    pub fn lost(&mut self, id: SourceId) {
-        let Some(source) = self.sources.remove(&id) else { return };
-        for chunk in source.reads.into_values().flatten() {
-            self.release(chunk);
-        }
-        self.wake();
-    }
-
-    fn release(&mut self, chunk: u32) {
-        let here = self.have.as_ref().is_some_and(|have| have.contains(chunk));
-        match self.owed.get_mut(&chunk) {
-            Some(owing) if *owing > 1 => *owing -= 1,
-            _ => {
-                self.owed.remove(&chunk);
-                if !here {
-                    self.unasked.insert(chunk);
-                }
-            }
-        }
-    }
-
-    /// Everybody with room may have something to do now.
-    fn wake(&mut self) {
-        if self.done {
-            return;
-        }
-        if self.sources.is_empty() {
-            self.steps.push_back(GatherStep::Stalled);
-            return;
-        }
-        let idle = self.sources.iter().filter(|(_, source)| source.owes() == 0);
-        self.steps.extend(idle.map(|(id, _)| GatherStep::Tend(*id)));
-    }
-
-    fn fail(&mut self, id: SourceId, session: &mut Session, error: TransferError) {
-        if let Some(source) = self.sources.get(&id) {
-            if let State::Opening(open) = source.state {
-                session.cancel(open);
-            }
-            for read in source.reads.keys().chain(&source.surplus) {
-                session.cancel(*read);
-            }
-        }
-        self.steps.push_back(GatherStep::SourceFailed(id, error));
-        self.lost(id);
-    }
-
-    /// Lets a source do what there is to do.
-    pub fn tend(&mut self, now: Time, id: SourceId, session: &mut Session) {
-        let Some(source) = self.sources.get_mut(&id) else { return };
-        for surplus in core::mem::take(&mut source.surplus) {
-            session.cancel(surplus);
-        }
-        match source.state {
-            State::Wanting if !self.done => {
-                match session.request(now, Op::Open { region: self.region.clone() }) {
-                    Ok(open) => source.state = State::Opening(open),
-                    Err(Refused::Full { .. }) => {}
-                    Err(refused) => self.fail(id, session, refused.into()),
-                }
-            }
-            State::Reading(handle) if !self.done => self.ask(now, id, handle, session),
-            _ => {}
-        }
-    }
-
-    fn ask(&mut self, now: Time, id: SourceId, handle: Handle, session: &mut Session) {
-        let chunk_bytes = self.info.as_ref().map_or(1, |info| info.shape.chunk_bytes);
-        loop {
-            let source = self.sources.get(&id).expect("looked at by the caller");
-            let room = source.room(chunk_bytes);
-            // Half of what it may owe at once: few requests, and it never runs dry.
-            let batch = (room + source.owes()).div_ceil(2).min(READ_CHUNKS_MAX);
-            let chunks: Vec<u32> = match self.unasked.is_empty() {
-                false if room >= batch.min(self.unasked.len()) && room > 0 => {
-                    self.unasked.iter().copied().take(batch.min(room)).collect()
-                }
-                true if source.owes() == 0 => self.of_the_slowest(id).into_iter().collect(),
-                _ => return,
-            };
-            if chunks.is_empty() {
-                return;
-            }
-            match session.request(now, Op::Read { handle, chunks: chunks.clone() }) {
-                Ok(read) => self.owe(id, read, &chunks),
-                Err(Refused::Full { .. }) => return,
-                Err(refused) => return self.fail(id, session, refused.into()),
-            }
-        }
-    }
-
-    fn owe(&mut self, id: SourceId, read: RequestId, chunks: &[u32]) {
-        self.asked += chunks.len() as u64;
-        for chunk in chunks {
-            let again = !self.unasked.remove(chunk);
-            self.twice += u64::from(again);
-            *self.owed.entry(*chunk).or_insert(0) += 1;
-        }
-        let source = self.sources.get_mut(&id).expect("it asked");
-        source.reads.insert(read, chunks.iter().copied().collect());
-    }
-
-    /// A chunk that the source with most to do owes alone: the last it would come to.
-    fn of_the_slowest(&self, but: SourceId) -> Option<u32> {
-        let others = self.sources.iter().filter(|(id, source)| **id != but && source.owes() > 0);
-        let mut others: Vec<&Source> = others.map(|(_, source)| source).collect();
-        others.sort_by_key(|source| core::cmp::Reverse(source.burden()));
-        let alone = |chunk: &u32| self.owed.get(chunk) == Some(&1);
-        let last_of = |source: &Source| {
-            source.reads.values().rev().flat_map(|chunks| chunks.iter().rev()).copied().find(alone)
-        };
-        others.into_iter().find_map(last_of)
-    }
-
-    /// Offers an event of a source's session; true when it was this transfer's.
-    pub fn handle(
-        &mut self,
-        now: Time,
-        id: SourceId,
-        session: &mut Session,
-        event: &Event,
-    ) -> bool {
-        let Some(source) = self.sources.get_mut(&id) else { return false };
-        let ours = match event {
-            Event::Answered { id: request, answer: Answer::Opened { handle, info } }
-                if source.state == State::Opening(*request) =>
-            {
-                source.state = State::Reading(*handle);
-                source.since = now;
-                self.opened(id, session, info);
-                true
-            }
-            Event::Answered { id: request, .. } => source.reads.remove(request).is_some(),
-            Event::Chunk { id: request, chunk, bytes, .. } => {
-                let step = GatherStep::Chunk(id, *chunk, bytes.clone());
-                self.came(now, id, *request, *chunk, step)
-            }
-            Event::Landed { id: request, place: Place::Chunk { chunk, .. } } => {
-                self.came(now, id, *request, *chunk, GatherStep::Landed(id, *chunk))
-            }
-            Event::Failed { id: request, failure } => {
-                let ours =
-                    source.state == State::Opening(*request) || source.reads.contains_key(request);
-                if ours {
-                    self.fail(id, session, failure.clone().into());
-                }
-                ours
-            }
-            _ => false,
-        };
-        self.tend(now, id, session);
-        ours
-    }
-
-    fn opened(&mut self, id: SourceId, session: &mut Session, info: &Arc<RegionInfo>) {
-        let expected = *self.expected.get_or_insert(info.root);
-        if expected != info.root {
-            let (found, found_version) = (info.root, info.version);
-            let error = TransferError::OtherContent { expected, found, found_version };
-            return self.fail(id, session, error);
-        }
-        if self.info.is_some() {
-            return;
-        }
-        if self.have.as_ref().is_none_or(|have| have.bound() != info.chunk_count()) {
-            self.have = Some(ChunkSet::empty(info.chunk_count()));
-        }
-        self.unasked = self.have.iter().flat_map(ChunkSet::missing).collect();
-        self.info = Some(Arc::clone(info));
-        self.steps.push_back(GatherStep::Opened(Arc::clone(info)));
-        self.finish_if_whole();
-    }
-
-    fn came(
-        &mut self,
-        now: Time,
-        id: SourceId,
-        request: RequestId,
-        chunk: u32,
-        step: GatherStep,
-    ) -> bool {
-        let bytes = self.info.as_ref().and_then(|info| info.shape.chunk_len(chunk)).unwrap_or(0);
-        let Some(source) = self.sources.get_mut(&id) else { return false };
-        let Some(chunks) = source.reads.get_mut(&request) else { return false };
-        chunks.remove(&chunk);
-        source.count(now, bytes.into());
-        let owing = self.owed.remove(&chunk).unwrap_or(1);
-        let have = self.have.as_mut().expect("set when the region was opened");
-        if have.insert(chunk) {
-            self.steps.push_back(step);
-        }
-        if owing > 1 {
-            self.drop_elsewhere(id, chunk);
-        }
-        self.finish_if_whole();
+        self.tend(now, source, session);
         true
     }
 
-    /// The chunk is here: whoever else owes it need not send it, if its request was for that alone.
-    fn drop_elsewhere(&mut self, id: SourceId, chunk: u32) {
-        for (other, source) in self.sources.iter_mut().filter(|(other, _)| **other != id) {
-            let mut empty = None;
-            for (read, chunks) in &mut source.reads {
-                if chunks.remove(&chunk) && chunks.is_empty() {
-                    empty = Some(*read);
+    /// The connection to this source is gone; nothing more of it may be offered or landed.
+    pub fn lost(&mut self, source: SourceId) {
+        self.drop_source(source);
+    }
+
+    /// Lets go of a source that works, and cancels what is on its way from it.
+    pub fn remove(&mut self, source: SourceId, session: &mut Session) {
+        if let Some(source) = self.sources.get_mut(&source) {
+            source.cancel_all(session);
+        }
+        self.lost(source);
+    }
+
+    fn fail(&mut self, source: SourceId, session: &mut Session, error: TransferError) {
+        let wrong = matches!(error, TransferError::Request(Failure::WrongHash { .. }));
+        if wrong || matches!(error, TransferError::WrongLength { .. }) {
+            self.liars.insert(source);
+        }
+        if let Some(source) = self.sources.get_mut(&source) {
+            source.cancel_all(session);
+        }
+        self.steps.push_back(GatherStep::SourceFailed(source, error));
+        self.drop_source(source);
+    }
+
+    fn drop_source(&mut self, source: SourceId) {
+        self.give_back(source);
+        let was_used = self.sources.remove(&source).is_some();
+        if was_used && self.sources.is_empty() && !self.finished {
+            self.steps.push_back(GatherStep::Stalled);
+        }
+    }
+
+    /// What this source owes is to come from others.
+    fn give_back(&mut self, source: SourceId) {
+        let Some(from) = self.sources.get_mut(&source) else { return };
+        from.alone.clear();
+        let owed = core::mem::take(&mut from.owes);
+        let Some((_, plan)) = &mut self.opened else { return };
+        for chunk in owed.keys() {
+            match plan.release(*chunk, source) {
+                Some(other) => {
+                    let other = self.sources.get_mut(&other).expect("carriers are sources");
+                    other.alone.insert(*chunk);
                 }
+                None => self.count.returned += 1,
             }
-            if let Some(read) = empty {
-                source.reads.remove(&read);
-                source.surplus.push(read);
-                self.steps.push_back(GatherStep::Tend(*other));
+        }
+        if !owed.is_empty() {
+            let others: Vec<SourceId> = self.sources.keys().copied().collect();
+            others.into_iter().filter(|other| *other != source).for_each(|other| self.tell(other));
+        }
+    }
+
+    fn tell(&mut self, source: SourceId) {
+        let Some(told) = self.sources.get_mut(&source) else { return };
+        if !core::mem::replace(&mut told.tend_told, true) {
+            self.steps.push_back(GatherStep::Tend(source));
+        }
+    }
+
+    /// Cancels and asks what there is to cancel and ask at this source. Without effect when nothing is.
+    pub fn tend(&mut self, now: Time, source: SourceId, session: &mut Session) {
+        let Some(tended) = self.sources.get_mut(&source) else { return };
+        tended.tend_told = false;
+        for id in core::mem::take(&mut tended.needless) {
+            session.cancel(id);
+        }
+        match tended.state {
+            State::Wanting if !self.finished => self.open(now, source, session),
+            State::Wanting | State::Opening(_) => {}
+            State::Reading(handle) => self.ask(now, source, session, handle),
+        }
+    }
+
+    fn open(&mut self, now: Time, source: SourceId, session: &mut Session) {
+        let asked = session.request(now, Op::Open { region: self.region.clone() });
+        match (asked, self.sources.get_mut(&source)) {
+            (Ok(id), Some(opening)) => opening.state = State::Opening(id),
+            (Ok(_), None) | (Err(Refused::Full { .. }), _) => {}
+            (Err(refused), _) => self.fail(source, session, refused.into()),
+        }
+    }
+
+    /// Offers an event of the session of `source`; true when it was this gather's. Offer every event
+    /// of a session before the next frame is handed to it.
+    pub fn handle(
+        &mut self,
+        now: Time,
+        source: SourceId,
+        session: &mut Session,
+        event: &Event,
+    ) -> bool {
+        let Some(from) = self.sources.get(&source) else { return false };
+        let ours = match event {
+            Event::Answered { id, answer } => {
+                let ours = from.has(*id);
+                self.answered(now, source, session, *id, answer);
+                ours
+            }
+            Event::Chunk { id, chunk, bytes, .. } if from.has(*id) => {
+                if !self.fits(*chunk, bytes.len()) {
+                    let (chunk, found) = (*chunk, bytes.len());
+                    self.fail(source, session, TransferError::WrongLength { chunk, found });
+                } else if self.arrived(now, source, *id, *chunk) {
+                    self.steps.push_back(GatherStep::Chunk(source, *chunk, bytes.clone()));
+                }
+                true
+            }
+            Event::Landed { id, place: Place::Chunk { chunk, .. } } if from.has(*id) => {
+                if self.arrived(now, source, *id, *chunk) {
+                    self.steps.push_back(GatherStep::Landed(source, *chunk));
+                }
+                true
+            }
+            Event::Failed { id, failure } if from.has(*id) => {
+                self.failed(source, session, *id, failure);
+                true
+            }
+            _ => false,
+        };
+        self.tend(now, source, session);
+        self.finish();
+        ours
+    }
+
+    fn fits(&self, chunk: u32, len: usize) -> bool {
+        let shape = self.opened.as_ref().map(|(info, _)| info.shape);
+        shape.and_then(|shape| shape.chunk_len(chunk)).is_some_and(|right| right as usize == len)
+    }
+
+    fn answered(
+        &mut self,
+        now: Time,
+        source: SourceId,
+        session: &mut Session,
+        id: RequestId,
+        answer: &Answer,
+    ) {
+        let Some(from) = self.sources.get_mut(&source) else { return };
+        match (&from.state, answer) {
+            (State::Opening(open), Answer::Opened { handle, info }) if *open == id => {
+                from.state = State::Reading(*handle);
+                from.pace.begin(now);
+                self.opened(source, session, info);
+            }
+            _ => {
+                from.needless.remove(&id);
+                // Its last chunk came before.
+                assert!(
+                    from.reads.remove(&id).is_none_or(|read| read.owed.is_empty()),
+                    "a READ is done when all of it has come"
+                );
             }
         }
     }
 
-    fn finish_if_whole(&mut self) {
-        if !self.done && self.have.as_ref().is_some_and(ChunkSet::is_full) {
-            self.done = true;
+    fn opened(&mut self, source: SourceId, session: &mut Session, info: &Arc<RegionInfo>) {
+        let expected = *self.expected.get_or_insert(info.root);
+        if expected != info.root {
+            let (found, found_version) = (info.root, info.version);
+            self.fail(
+                source,
+                session,
+                TransferError::OtherContent { expected, found, found_version },
+            );
+            return;
+        }
+        if let Some((first, _)) = &self.opened {
+            if first.shape != info.shape {
+                let (expected, found) = (first.shape, info.shape);
+                self.fail(source, session, TransferError::OtherShape { expected, found });
+            }
+            return;
+        }
+        let count = info.chunk_count();
+        let fitting = self.having.take().filter(|have| have.bound() == count);
+        let have = fitting.unwrap_or_else(|| ChunkSet::empty(count));
+        let plan = Plan::new(have, self.only.clone().unwrap_or(0..count));
+        self.opened = Some((Arc::clone(info), plan));
+        self.steps.push_back(GatherStep::Opened(Arc::clone(info)));
+    }
+
+    /// A verified chunk has come; whether it is to be handed over.
+    fn arrived(&mut self, now: Time, source: SourceId, id: RequestId, chunk: u32) -> bool {
+        let Some((info, plan)) = &mut self.opened else { return false };
+        let Some(from) = self.sources.get_mut(&source) else { return false };
+        from.reopens = 0;
+        let waited = from.reads.get_mut(&id).and_then(|read| read.asked.take());
+        let len = info.shape.chunk_len(chunk).unwrap_or(0);
+        from.pace.came(now, u64::from(len), waited.map(|asked| now.since(asked)));
+        if let Some(read) = from.reads.get_mut(&id)
+            && read.owed.remove(&chunk)
+        {
+            from.owes.remove(&chunk);
+            from.alone.remove(&chunk);
+        }
+        let Some(carriers) = plan.arrived(chunk) else { return false };
+        if let Some(other) = carriers.beside(source) {
+            self.sources.get_mut(&other).expect("carriers are sources").forget(chunk);
+            self.tell(other);
+        }
+        true
+    }
+
+    fn failed(
+        &mut self,
+        source: SourceId,
+        session: &mut Session,
+        id: RequestId,
+        failure: &Failure,
+    ) {
+        let Some(from) = self.sources.get_mut(&source) else { return };
+        if from.needless.remove(&id) && !matches!(failure, Failure::WrongHash { .. }) {
+            return;
+        }
+        if !is_bad_handle(failure) || from.reopens >= REOPENS_MAX {
+            self.fail(source, session, failure.clone().into());
+            return;
+        }
+        from.reopens += 1;
+        from.cancel_all(session);
+        from.state = State::Wanting;
+        self.give_back(source);
+    }
+
+    fn finish(&mut self) {
+        let done = self.opened.as_ref().is_some_and(|(_, plan)| plan.is_done());
+        if done && !core::mem::replace(&mut self.finished, true) {
             self.steps.push_back(GatherStep::Done);
         }
+    }
+
+    /// Asks a source for chunks nobody was asked for, as far as its window goes; when there are none
+    /// and it is idle, for one of another's.
+    fn ask(&mut self, now: Time, source: SourceId, session: &mut Session, handle: Handle) {
+        while session.room() > 0 {
+            let chunks = self.choose(now, source);
+            if chunks.is_empty() {
+                return;
+            }
+            self.count.requested += chunks.len() as u64;
+            match session.request(now, Op::Read { handle, chunks: chunks.clone() }) {
+                Ok(id) => {
+                    let from = self.sources.get_mut(&source).expect("it has just chosen");
+                    if from.owes.is_empty() {
+                        from.pace.begin(now);
+                    }
+                    from.owes.extend(chunks.iter().map(|chunk| (*chunk, id)));
+                    let owed = chunks.into_iter().collect();
+                    from.reads.insert(id, Read { owed, asked: Some(now) });
+                }
+                Err(refused) => {
+                    self.give_up_on(source, &chunks);
+                    self.fail(source, session, refused.into());
+                    return;
+                }
+            }
+        }
+    }
+
+    /// What was chosen for a source could not be asked of it.
+    fn give_up_on(&mut self, source: SourceId, chunks: &[u32]) {
+        // As if it had been asked and lost: the books stay in one form.
+        let from = self.sources.get_mut(&source).expect("it has just chosen");
+        from.owes.extend(chunks.iter().map(|chunk| (*chunk, RequestId(0))));
+    }
+
+    fn choose(&mut self, now: Time, source: SourceId) -> Vec<u32> {
+        let among = self.sources.len();
+        let Some((info, plan)) = &mut self.opened else { return Vec::new() };
+        let from = self.sources.get_mut(&source).expect("only a source chooses");
+        let left = plan.unassigned();
+        if left > 0 {
+            let window = from.pace.window(info.shape.chunk_bytes);
+            let room = window.saturating_sub(from.owes.len());
+            // A quarter of a window at a time: few requests, and the pipe never runs dry. Towards the
+            // end one by one, so that each can be cancelled alone.
+            let batch = (window / 4).min(left / (2 * among)).clamp(1, READ_CHUNKS_MAX);
+            if room < batch {
+                return Vec::new();
+            }
+            let chunks: Vec<u32> = (0..batch).map_while(|_| plan.take(source)).collect();
+            from.alone.extend(&chunks);
+            return chunks;
+        }
+        if !from.owes.is_empty() {
+            return Vec::new();
+        }
+        self.take_over(now, source).into_iter().collect()
+    }
+
+    /// A chunk under way at the one that will need longest: its last, which would come latest.
+    fn take_over(&mut self, now: Time, source: SourceId) -> Option<u32> {
+        let (info, plan) = self.opened.as_mut()?;
+        let need = |from: &Source| from.pace.time_for(now, from.owes.len(), info.shape.chunk_bytes);
+        let slowest = self
+            .sources
+            .values_mut()
+            .filter(|from| !from.alone.is_empty())
+            .max_by_key(|from| need(from))?;
+        let chunk = slowest.alone.pop_last()?;
+        plan.double(chunk, source);
+        self.count.doubled += 1;
+        Some(chunk)
+    }
+
+    /// Whether the payload that is announced may be written where the chunk belongs: this source alone
+    /// was asked for it, and from now on nobody else will be. Otherwise hand the whole frame to
+    /// [`Session::handle_frame`], and the chunk comes as bytes, if it is still wanted. What was claimed
+    /// must land before any other event of the session is offered.
+    pub fn claim(&mut self, source: SourceId, landing: &Landing) -> bool {
+        let (Some(from), Place::Chunk { chunk, .. }) =
+            (self.sources.get_mut(&source), landing.place)
+        else {
+            return false;
+        };
+        let Some((_, plan)) = &mut self.opened else { return false };
+        if from.owes.get(&chunk) != Some(&landing.id) || !plan.claim(chunk, source) {
+            return false;
+        }
+        from.alone.remove(&chunk);
+        true
     }
 
     /// The next thing to tell the caller.
@@ -382,15 +528,21 @@ impl Gather {
         self.steps.pop_front()
     }
 
-    /// What has arrived, once the region was opened.
+    /// What has arrived, once a source has opened the region.
     #[must_use]
-    pub const fn have(&self) -> Option<&ChunkSet> {
-        self.have.as_ref()
+    pub fn have(&self) -> Option<&ChunkSet> {
+        self.opened.as_ref().map(|(_, plan)| plan.have())
     }
 
-    /// Chunks asked for in all, and those of them that somebody else owed already.
+    /// What has been asked for.
     #[must_use]
-    pub const fn asked(&self) -> (u64, u64) {
-        (self.asked, self.twice)
+    pub const fn count(&self) -> GatherCount {
+        self.count
+    }
+
+    /// How many chunks this source was asked for and has not given yet.
+    #[must_use]
+    pub fn owed_by(&self, source: SourceId) -> usize {
+        self.sources.get(&source).map_or(0, |source| source.owes.len())
     }
 }

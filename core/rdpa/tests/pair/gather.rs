@@ -193,8 +193,8 @@ fn a_fast_holder_does_not_wait_for_a_slow_one() {
     let outcome = Lines::new(2, holders).run(&mut gather, |_, _, _| {});
     assert!(whole(&outcome) == content);
     assert!(outcome.took < Duration(3_300), "{:?}; alone the fast one needs 2 500", outcome.took);
-    let (asked, twice) = gather.asked();
-    assert!(twice <= 20, "{twice} of {asked} were asked of two");
+    let count = gather.count();
+    assert!(count.doubled <= 20, "{count:?}");
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn a_transfer_that_lost_all_its_sources_goes_on_with_the_next() {
         });
         assert!(first.stalled, "seed {seed}");
         let have: ChunkSet = gather.have().unwrap().clone();
-        let (asked_before, _) = gather.asked();
+        let asked_before = gather.count().requested;
         // In flight at the cut: what was asked and had not come.
         let in_flight = asked_before - u64::from(have.count());
         let mut gather = Gather::new(name("theta"), Some(root)).having(have);
@@ -264,7 +264,7 @@ fn a_transfer_that_lost_all_its_sources_goes_on_with_the_next() {
         let mut all = first.chunks;
         all.extend(rest.chunks);
         assert!(all.into_values().flatten().collect::<Vec<u8>>() == content, "seed {seed}");
-        let (asked, _) = gather.asked();
+        let asked = gather.count().requested;
         assert!(
             asked_before + asked <= 50 + in_flight,
             "seed {seed}: only what was in flight again"
