@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use suanli_base::{Duration, Random, Time};
 use suanli_identity::Role;
 use suanli_rdpa::{
-    ChunkSet, Event, Failure, Gather, GatherStep, Hello, Limits, Op, RegionInfo, Session, Side,
-    SourceId, TransferError,
+    Announced, ChunkSet, Event, Failure, Frame, Gather, GatherCount, GatherStep, Hello, Limits, Op,
+    Place, RegionInfo, Session, Shape, Side, SourceId, TransferError,
 };
 
 const CHUNK: u32 = 1_000;
@@ -20,11 +20,43 @@ struct Line {
     holder: Holder,
     up: bool,
     added: bool,
+    /// Payloads go straight to their place.
+    lands: bool,
 }
+
+impl Line {
+    /// Hands a frame to the reader's session, or lets its payload land.
+    fn take(
+        &mut self,
+        now: Time,
+        frame: Frame,
+        gather: &mut Gather,
+        id: SourceId,
+        places: &mut Places,
+    ) {
+        let announced = Announced::read(&frame.header_bytes()).unwrap();
+        let landing = self.client.landing(&announced).filter(|_| self.lands);
+        match landing.filter(|landing| gather.claim(id, landing)) {
+            Some(landing) => {
+                let Place::Chunk { chunk, .. } = landing.place else { panic!("{landing:?}") };
+                places.insert(chunk, frame.payload().to_vec());
+                self.client.landed(now, &landing, Some(frame.digest())).unwrap();
+            }
+            None => self.client.handle_frame(now, frame).unwrap(),
+        }
+        while let Some(event) = self.client.poll_event() {
+            gather.handle(now, id, &mut self.client, &event);
+        }
+    }
+}
+
+/// Where chunks land.
+type Places = BTreeMap<u32, Vec<u8>>;
 
 struct Lines {
     now: Time,
     lines: Vec<Line>,
+    places: Places,
 }
 
 /// What came of a transfer.
@@ -46,9 +78,9 @@ impl Lines {
             let server = Session::new(Side::Accepting, Time(0), limits, seed ^ 2);
             let mut net = Network::new(weather, Random::new(seed));
             net.bytes_per_s = bytes_per_s;
-            lines.push(Line { client, server, net, holder, up: true, added: false });
+            lines.push(Line { client, server, net, holder, up: true, added: false, lands: false });
         }
-        Self { now: Time(0), lines }
+        Self { now: Time(0), lines, places: Places::new() }
     }
 
     /// Lets everybody say what they have to say.
@@ -94,7 +126,12 @@ impl Lines {
     fn step_of(&mut self, gather: &mut Gather, step: GatherStep, outcome: &mut Outcome) {
         match step {
             GatherStep::Chunk(_, chunk, bytes) => {
+                self.places.insert(chunk, bytes.to_vec());
                 let again = outcome.chunks.insert(chunk, bytes.to_vec());
+                assert!(again.is_none(), "chunk {chunk} was handed over twice");
+            }
+            GatherStep::Landed(_, chunk) => {
+                let again = outcome.chunks.insert(chunk, self.places[&chunk].clone());
                 assert!(again.is_none(), "chunk {chunk} was handed over twice");
             }
             GatherStep::Tend(id) => {
@@ -143,10 +180,13 @@ impl Lines {
             let next = up.filter_map(due).min().expect("somebody is up");
             self.now = next.max(self.now);
             assert!(self.now < Time(600_000), "not finished");
-            for line in self.lines.iter_mut().filter(|line| line.up) {
+            for (line, at) in self.lines.iter_mut().zip(0_u32..).filter(|(line, _)| line.up) {
                 while let Some((to, frame)) = line.net.arrive(self.now) {
-                    let session = if to == 0 { &mut line.client } else { &mut line.server };
-                    session.handle_frame(self.now, frame).unwrap();
+                    if to == 0 {
+                        line.take(self.now, frame, gather, SourceId(at), &mut self.places);
+                    } else {
+                        line.server.handle_frame(self.now, frame).unwrap();
+                    }
                 }
                 line.client.handle_timeout(self.now);
                 line.server.handle_timeout(self.now);
@@ -179,6 +219,9 @@ fn four_holders_give_nearly_four_times_the_rate_of_one() {
         let mut gather = Gather::new(name("theta"), None);
         let outcome = Lines::new(1, holders).run(&mut gather, |_, _, _| {});
         assert!(whole(&outcome) == content);
+        let GatherCount { requested, doubled, returned } = gather.count();
+        assert!(doubled <= count as u64, "{doubled} doubled, at most one a lane");
+        assert_eq!((requested, returned), (500 + doubled, 0));
         outcome.took.0 as f64
     };
     let (one, four) = (time_of(1), time_of(4));
@@ -270,4 +313,149 @@ fn a_transfer_that_lost_all_its_sources_goes_on_with_the_next() {
             "seed {seed}: only what was in flight again"
         );
     }
+}
+
+/// What a drawn holder is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Honest,
+    Liar,
+    OtherContent,
+    Empty,
+    /// Its line breaks when so many chunks are there.
+    Leaves(usize),
+}
+
+fn draw_part(random: &mut Random, chunks: usize) -> Part {
+    match random.below(6) {
+        0 => Part::Liar,
+        1 => Part::OtherContent,
+        2 => Part::Empty,
+        3 | 4 => Part::Leaves(usize::try_from(random.below(chunks as u64)).unwrap()),
+        _ => Part::Honest,
+    }
+}
+
+fn play(part: Part, content: &[u8]) -> Holder {
+    match part {
+        Part::Honest | Part::Leaves(_) => holder_of(content),
+        Part::Liar => Holder { lies: true, ..holder_of(content) },
+        Part::OtherContent => holder_of(&content[1..]),
+        Part::Empty => Holder::default(),
+    }
+}
+
+/// Whether a holder of this part may fail so.
+fn may_fail(part: Part, error: &TransferError) -> bool {
+    match part {
+        Part::Liar => matches!(error, TransferError::Request(Failure::WrongHash { .. })),
+        Part::OtherContent => matches!(error, TransferError::OtherContent { .. }),
+        Part::Empty => matches!(error, TransferError::Request(Failure::Refused { .. })),
+        Part::Honest | Part::Leaves(_) => false,
+    }
+}
+
+#[test]
+fn any_company_of_holders_with_one_honest_gives_each_chunk_once_over_any_lines() {
+    for seed in seeds() {
+        let mut random = Random::new(seed).fork(23);
+        let len = usize::try_from(1_001 + random.below(80_000)).unwrap();
+        let content = bytes_of(&mut random, len);
+        let info = RegionInfo::of(1, &content, CHUNK).unwrap();
+        let count = info.chunks.len();
+        let mut parts = vec![Part::Honest];
+        (0..1 + random.below(4)).for_each(|_| parts.push(draw_part(&mut random, count)));
+        let holders = parts.iter().zip(0..).map(|(part, at)| {
+            let weather = if random.chance(500) { CALM } else { weather_of(seed ^ (at << 16)) };
+            (play(*part, &content), weather, 10_000 + random.below(300_000))
+        });
+        let mut lines = Lines::new(seed, holders.collect());
+        lines.lines.iter_mut().for_each(|line| line.lands = random.chance(500));
+        // Some is there already, and not all is wanted.
+        let mut have = ChunkSet::empty(info.chunk_count());
+        (0..info.chunk_count()).filter(|_| random.chance(200)).for_each(|chunk| {
+            have.insert(chunk);
+        });
+        let from = u32::try_from(random.below(count as u64 / 2 + 1)).unwrap();
+        let wanted: Vec<u32> = (from..info.chunk_count()).filter(|c| !have.contains(*c)).collect();
+        let gather = Gather::new(name("theta"), Some(info.root));
+        let mut gather = gather.having(have).only(from..u32::MAX);
+        let outcome = lines.run(&mut gather, |lines, gather, outcome| {
+            for (part, at) in parts.iter().zip(0_u32..) {
+                let line = &mut lines.lines[at as usize];
+                if matches!(part, Part::Leaves(after) if outcome.chunks.len() >= *after) && line.up
+                {
+                    line.up = false;
+                    gather.lost(SourceId(at));
+                }
+            }
+        });
+        let told = format!("seed {seed}: {parts:?}, {:?}, {:?}", outcome.failed, gather.count());
+        assert_eq!(outcome.chunks.keys().copied().collect::<Vec<_>>(), wanted, "{told}");
+        let right = |(chunk, bytes): (&u32, &Vec<u8>)| {
+            content.chunks(CHUNK as usize).nth(*chunk as usize) == Some(&bytes[..])
+        };
+        assert!(outcome.chunks.iter().all(right), "{told}");
+        // What is in its place stays right: no liar came second.
+        let landed = |(chunk, bytes): (&u32, &Vec<u8>)| lines.places[chunk] == *bytes;
+        assert!(outcome.chunks.iter().all(landed), "{told}");
+        let part_of = |id: SourceId| parts[id.0 as usize];
+        assert!(outcome.failed.iter().all(|(id, error)| may_fail(part_of(*id), error)), "{told}");
+        let GatherCount { requested, doubled, returned } = gather.count();
+        assert_eq!(requested, wanted.len() as u64 + doubled + returned, "{told}");
+    }
+}
+
+#[test]
+fn a_source_that_lied_is_not_used_again() {
+    let content = bytes_of(&mut Random::new(3), 20_000);
+    let mut gather = Gather::new(name("theta"), None);
+    let mut lines = Lines::new(3, vec![(play(Part::Liar, &content), CALM, 50_000)]);
+    let outcome = lines.run(&mut gather, |_, _, _| {});
+    assert!(outcome.stalled && may_fail(Part::Liar, &outcome.failed[0].1), "{:?}", outcome.failed);
+    let session = &mut lines.lines[0].client;
+    assert!(!gather.add(lines.now, SourceId(0), session));
+    assert!(gather.add(lines.now, SourceId(1), session), "a new number is a new source");
+    assert!(!gather.add(lines.now, SourceId(1), session), "it is in use already");
+}
+
+#[test]
+fn a_forgotten_handle_is_opened_anew() {
+    for seed in seeds().take(100) {
+        let content = bytes_of(&mut Random::new(seed), 60_000);
+        let holders = [50_000, 20_000].map(|rate| (holder_of(&content), CALM, rate));
+        let mut lines = Lines::new(seed, holders.into());
+        lines.lines[0].holder.publish(&name("other"), b"pushes the first handle out", CHUNK);
+        let limits = Limits { handles_max: 1, ..Limits::lossy() };
+        lines.lines[0].server = Session::new(Side::Accepting, Time(0), limits, seed);
+        let mut gather = Gather::new(name("theta"), None);
+        let mut pushed = 0;
+        let outcome = lines.run(&mut gather, |lines, _, outcome| {
+            if outcome.chunks.len() >= 10 * (pushed + 1) && pushed < 3 {
+                pushed += 1;
+                let op = Op::Open { region: name("other") };
+                lines.lines[0].client.request(lines.now, op).unwrap();
+            }
+        });
+        assert!(whole(&outcome) == content, "seed {seed}: {:?}", outcome.failed);
+        assert_eq!((pushed, outcome.failed.len()), (3, 0), "seed {seed}: {:?}", outcome.failed);
+        assert!(gather.count().returned > 0, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_holder_that_cuts_the_same_content_otherwise_is_not_used_beside_the_first() {
+    let content = bytes_of(&mut Random::new(4), 2_500);
+    let mut other = holder_of(&content);
+    let (info, chunks) = other.regions.get_mut(&name("theta")).unwrap().pop().unwrap();
+    let shape = Shape { bytes: 2_400, ..info.shape };
+    let info = RegionInfo::new(1, shape, info.chunks.clone()).unwrap();
+    other.regions.get_mut(&name("theta")).unwrap().push((info.into(), chunks));
+    let mut gather = Gather::new(name("theta"), None);
+    let lines = vec![(holder_of(&content), CALM, 5_000), (other, CALM, 3_000)];
+    let outcome = Lines::new(4, lines).run(&mut gather, |_, _, _| {});
+    assert!(whole(&outcome) == content);
+    let (id, error) = &outcome.failed[0];
+    assert_eq!(*id, SourceId(1));
+    assert!(matches!(error, TransferError::OtherShape { .. }), "{error}");
 }
