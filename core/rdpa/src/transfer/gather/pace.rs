@@ -49,12 +49,12 @@ impl Pace {
             return;
         }
         let found = self.bytes.saturating_mul(1000) / span.0;
-        // Up at once and down slowly: a window that grew shows at once whether more comes, but a lost
-        // frame says little about the rate.
+        // Up at once: a window that grew shows what the line bears. Down slowly: frames that were lost
+        // and come late say little about it, and a window cut for them would never fill it again.
         self.bytes_per_s = Some(match self.bytes_per_s {
             None => found,
-            Some(rate) if found > rate => rate / 2 + found / 2,
-            Some(rate) => rate / 4 * 3 + found / 4,
+            Some(rate) if found > rate => found,
+            Some(rate) => rate / 8 * 7 + found / 8,
         });
         self.begin(now);
     }
