@@ -20,6 +20,8 @@ pub enum Kind {
     Job = 4,
     /// An introduction at the start of a link that is not encrypted.
     Link = 5,
+    /// A link of a grant to regions.
+    Access = 6,
 }
 
 /// The tag every signature is under (DESIGN 5.10): kind, version, city, expiry.
