@@ -18,10 +18,12 @@ mod code;
 mod frame;
 pub mod limits;
 mod message;
+mod pace;
 mod region;
 mod session;
 mod span;
 mod transfer;
+mod versions;
 
 pub use code::Code;
 pub use frame::{Announced, Decoder, Direction, Frame, FrameError, HEADER_BYTES, Header, Opcode};
@@ -29,6 +31,10 @@ pub use limits::{Limits, PeerLimits};
 pub use message::{
     Answer, Handle, Hello, Level, Op, RegionStat, Reply, Request, RequestId, ResponderToken,
     SessionStat, StageInfo, StageKind, Stat, Welcome,
+};
+pub use pace::{
+    DAY_MINUTES, LocalTime, Pace, Uplink, UplinkDay, UplinkError, UplinkLimits, WINDOWS_MAX, Wait,
+    WaitReason, Window,
 };
 pub use region::{
     BadChunkSet, BadRegionName, ChunkSet, Incomplete, NoSuchChunk, Placement, RegionError,
@@ -40,3 +46,4 @@ pub use transfer::{
     Download, DownloadStep, Gather, GatherCount, GatherStep, SourceId, TransferError, Upload,
     UploadStep,
 };
+pub use versions::{ChunkRef, Dropped, DroppedVersion, VersionLimits, Versions, VersionsError};
