@@ -2,8 +2,9 @@
 //!
 //! A source is a holder, or one of several lanes to it: whatever has a [`Session`] of its own. Each is
 //! asked for about as much as it gives in two round trips, so who is faster does more, and nobody is
-//! told its share. When every chunk is asked for, an idle source takes over chunks of the one that
-//! will need longest, one at a time: the first to arrive counts, the other READ is cancelled.
+//! told its share. When every chunk is asked for, an idle source takes over a chunk of the one that
+//! will need longest, and more while it is quicker: the first to arrive counts, the other READ is
+//! cancelled.
 //!
 //! Not for: connections, nor judging holders: the caller learns whose fault a failure is. Invariants:
 //! a chunk is handed over once; it is under way twice at most, and twice only at the end or when a
@@ -90,6 +91,8 @@ struct Source {
     /// READs of which everything has come from others.
     needless: BTreeSet<RequestId>,
     pace: Pace,
+    /// It has taken over a chunk since it was last given one.
+    helped: bool,
     reopens: u32,
     tend_told: bool,
 }
@@ -123,6 +126,7 @@ impl Source {
             alone: BTreeSet::new(),
             needless: BTreeSet::new(),
             pace: Pace::new(now),
+            helped: false,
             reopens: 0,
             tend_told: false,
         }
@@ -487,6 +491,7 @@ impl Gather {
             }
             let chunks: Vec<u32> = (0..batch).map_while(|_| plan.take(source)).collect();
             from.alone.extend(&chunks);
+            from.helped = false;
             return chunks;
         }
         if !from.owes.is_empty() {
@@ -495,14 +500,21 @@ impl Gather {
         self.take_over(now, source).into_iter().collect()
     }
 
-    /// A chunk under way at the one that will need longest: its last, which would come latest.
+    /// A chunk under way at the one that will need longest: its last, which would come latest. The
+    /// first in any case, for who fell silent a moment ago looks as fast as ever; more only where that
+    /// is quicker by far, so that equal lanes repeat at most one chunk each.
     fn take_over(&mut self, now: Time, source: SourceId) -> Option<u32> {
         let (info, plan) = self.opened.as_mut()?;
-        let need = |from: &Source| from.pace.time_for(now, from.owes.len(), info.shape.chunk_bytes);
+        let chunk_bytes = info.shape.chunk_bytes;
+        let helper = self.sources.get_mut(&source)?;
+        let own = helper.pace.time_for_one(now, chunk_bytes);
+        let helped = core::mem::replace(&mut helper.helped, true);
+        let need = |from: &Source| from.pace.time_for(now, from.owes.len(), chunk_bytes);
         let slowest = self
             .sources
             .values_mut()
             .filter(|from| !from.alone.is_empty())
+            .filter(|from| !helped || need(from) / 4 > own)
             .max_by_key(|from| need(from))?;
         let chunk = slowest.alone.pop_last()?;
         plan.double(chunk, source);

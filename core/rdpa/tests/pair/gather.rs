@@ -481,3 +481,44 @@ fn a_far_holder_is_asked_for_as_much_as_the_way_holds() {
     assert!(whole(&outcome) == content);
     assert!(outcome.took < Duration(11_000), "{:?}; 8 000 at the full rate", outcome.took);
 }
+
+#[test]
+fn after_all_lanes_broke_only_what_was_under_way_and_one_chunk_a_lane_is_asked_for_again() {
+    for seed in seeds() {
+        let mut random = Random::new(seed).fork(24);
+        let content = bytes_of(&mut random, 150_000);
+        let root = RegionInfo::of(1, &content, CHUNK).unwrap().root;
+        let lanes = 1 + random.below(4);
+        let stop = usize::try_from(random.below(100)).unwrap();
+        let rate = 30_000 + random.below(200_000);
+        let company = || (0..lanes).map(|_| (holder_of(&content), CALM, rate)).collect();
+        let mut gather = Gather::new(name("theta"), Some(root));
+        let (mut owed, mut broken) = (0, false);
+        let cut = |lines: &mut Lines, gather: &mut Gather, outcome: &Outcome| {
+            if outcome.chunks.len() < stop || broken || !lines.lines.iter().all(|line| line.added) {
+                return;
+            }
+            broken = true;
+            for at in 0..u32::try_from(lanes).unwrap() {
+                owed += gather.owed_by(SourceId(at)) as u64;
+                gather.lost(SourceId(at));
+            }
+        };
+        let mut first = Lines::new(seed, company()).run(&mut gather, cut);
+        assert!(first.stalled, "seed {seed}");
+        // As after the end of the process: only the set of chunks is left.
+        let before = gather.count().requested;
+        let mut gather = Gather::new(name("theta"), Some(root))
+            .having(gather.have().cloned().unwrap_or_else(|| ChunkSet::empty(150)));
+        let rest = Lines::new(!seed, company()).run(&mut gather, |_, _, _| {});
+        assert!(rest.chunks.keys().all(|chunk| !first.chunks.contains_key(chunk)), "seed {seed}");
+        first.chunks.extend(rest.chunks);
+        assert!(whole(&first) == content, "seed {seed}");
+        let again = before + gather.count().requested - 150;
+        assert!(
+            again <= owed + lanes,
+            "seed {seed}: {again} again, {owed} were under way, {lanes} lanes, {:?}",
+            gather.count()
+        );
+    }
+}

@@ -76,6 +76,11 @@ impl Pace {
         let bytes = (chunks as u64).saturating_mul(u64::from(chunk_bytes));
         bytes.saturating_mul(1000) / rate.max(1)
     }
+
+    /// How long a chunk asked for now will take, there and back.
+    pub(super) fn time_for_one(&self, now: Time, chunk_bytes: u32) -> u64 {
+        self.time_for(now, 1, chunk_bytes).saturating_add(self.nearest.0)
+    }
 }
 
 #[cfg(test)]
