@@ -446,6 +446,12 @@ impl Verified {
     pub const fn access(&self) -> &Access {
         &self.0
     }
+
+    /// The chain itself.
+    #[must_use]
+    pub fn into_access(self) -> Access {
+        self.0
+    }
 }
 
 fn domain(root: NodeId) -> Domain {

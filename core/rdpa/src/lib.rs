@@ -1,8 +1,12 @@
 //! RDPA, remote direct parameter access: named, versioned, hashed regions that a peer opens, reads,
 //! stages into and is notified of. Specification: `docs/spec/rdpa.md`.
 //!
-//! Not for: sockets (the link carries frames), authorisation (the caller answers HELLO and decides
-//! every request), storage (the caller holds the bytes).
+//! Not for: sockets (the link carries frames), authorisation inside a session (the caller answers
+//! HELLO and decides every request), storage (the caller holds the bytes).
+//!
+//! Beside the protocol stand the decisions of a holder, which it may use or not: who may do what
+//! ([`Gate`], `docs/spec/access.md`), how fast bytes may go ([`Pace`], [`Uplink`]), and which versions
+//! are kept ([`Versions`]). A session knows nothing of them.
 //!
 //! A [`Session`] is driven by its caller: hand it frames with [`Session::handle_frame`] and call
 //! [`Session::handle_timeout`] when [`Session::poll_timeout`] says; after each, drain
@@ -16,6 +20,7 @@
 mod body;
 mod code;
 mod frame;
+mod gate;
 pub mod limits;
 mod message;
 mod pace;
@@ -27,6 +32,7 @@ mod versions;
 
 pub use code::Code;
 pub use frame::{Announced, Decoder, Direction, Frame, FrameError, HEADER_BYTES, Header, Opcode};
+pub use gate::{Denied, DenyReason, Gate, GateBooks, GateLimits, Need, Pass, UsedBytes, right_of};
 pub use limits::{Limits, PeerLimits};
 pub use message::{
     Answer, Handle, Hello, Level, Op, RegionStat, Reply, Request, RequestId, ResponderToken,
