@@ -1,13 +1,23 @@
-//! Tickets: their text, their bytes, and grants that somebody signed but made up.
+//! Tickets and grants to regions: their text, their bytes, and what somebody signed but made up.
 
 use crate::Target;
 use suanli_base::{CityId, Time};
-use suanli_identity::{Domain, Grant, Kind, Role, SecretKey, Signed, TICKET_ADDRESSES_MAX, Ticket};
+use suanli_identity::{
+    ACCESS_BYTES_MAX, ACCESS_LINKS_MAX, Access, Bounds, Domain, Grant, Kind, Prefix, Right, Rights,
+    Role, SecretKey, Signed, TICKET_ADDRESSES_MAX, Ticket,
+};
 
 pub(crate) const TARGETS: &[Target] = &[
     Target::new("ticket-text", "a ticket reads back as it was, or is refused", texts, text),
     Target::new("ticket-bytes", "only what the city signed is a ticket", bytes, from_bytes),
     Target::new("grant-signed", "a signed grant keeps its bounds", grants, signed_grant),
+    Target::new("access-bytes", "only what was signed link by link is a grant", accesses, access),
+    Target::new(
+        "access-signed",
+        "a link that its issuer signed keeps its bounds",
+        links,
+        signed_link,
+    ),
 ];
 
 fn key() -> SecretKey {
@@ -73,5 +83,78 @@ fn signed_grant(input: &[u8]) {
     if let Ok(ticket) = Ticket::from_bytes(&bytes) {
         assert!(ticket.grant().addresses.len() <= TICKET_ADDRESSES_MAX);
         assert_eq!(Ticket::from_bytes(&ticket.to_bytes()), Ok(ticket));
+    }
+}
+
+fn holder() -> SecretKey {
+    SecretKey::from_seed(&[2; 32])
+}
+
+fn bounds(depth: u8) -> Bounds {
+    Bounds {
+        prefix: Prefix::new("job/1/").expect("a good prefix"),
+        rights: Rights::of(&[Right::Read, Right::Subscribe]),
+        bytes_max: 1 << 40,
+        bytes_per_s: u64::MAX,
+        not_before: Time(1),
+        not_after: Time(1 << 41),
+        epoch: 5,
+        depth,
+    }
+}
+
+/// The owner's link alone, and one that its holder handed on.
+fn chains() -> [Access; 2] {
+    let first = Access::issue(&key(), holder().node(), bounds(3), 7).expect("good bounds");
+    let narrow = Bounds { epoch: 4, ..bounds(0) };
+    let second = first.delegate(&holder(), key().node(), narrow, 8).expect("narrower bounds");
+    [first, second]
+}
+
+fn accesses() -> Vec<Vec<u8>> {
+    chains().iter().map(Access::to_bytes).collect()
+}
+
+/// Before a link: magic, format and count, once, and 66 bytes of signature and length each.
+const HEAD: usize = 6;
+const BEFORE_LINK: usize = 66;
+
+fn links() -> Vec<Vec<u8>> {
+    let [first, second] = chains().map(|chain| chain.to_bytes());
+    let behind = second[first.len() + BEFORE_LINK..].to_vec();
+    vec![first[HEAD + BEFORE_LINK..].to_vec(), behind]
+}
+
+fn access(input: &[u8]) {
+    if let Ok(access) = Access::from_bytes(input) {
+        assert_eq!(access.to_bytes(), input);
+        assert!(chains().contains(&access), "a chain that nobody signed");
+    }
+}
+
+/// The signatures are good, so that the decoder and the rules behind it are reached: as the first
+/// link of a chain, and as the second.
+fn signed_link(input: &[u8]) {
+    let domain = Domain::lasting(Kind::Access, 1, CityId::from(key().node()));
+    let sealed = |key: &SecretKey| {
+        let mut bytes = key.sign(&domain, input).0.to_vec();
+        bytes.extend((input.len() as u16).to_le_bytes());
+        bytes.extend(input);
+        bytes
+    };
+    let alone = [b"SLAC\x01\x01".as_slice(), &sealed(&key())].concat();
+    let mut behind = [&chains()[0].to_bytes(), sealed(&holder()).as_slice()].concat();
+    behind[HEAD - 1] = 2;
+    for bytes in [alone, behind] {
+        let Ok(access) = Access::from_bytes(&bytes) else { continue };
+        assert_eq!(access.to_bytes(), bytes);
+        assert!(bytes.len() <= ACCESS_BYTES_MAX);
+        let all: Vec<_> = access.links().map(|(_, link)| &link.bounds).collect();
+        for bounds in &all {
+            assert!(bounds.not_before < bounds.not_after && bounds.prefix.as_str().len() <= 160);
+            assert!(usize::from(bounds.depth) < ACCESS_LINKS_MAX);
+            assert!(bounds.rights.within(Rights::ALL));
+        }
+        assert!(all.windows(2).all(|pair| pair[1].widens(pair[0]).is_none()));
     }
 }
