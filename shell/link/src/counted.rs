@@ -1,5 +1,6 @@
 //! Counting the bytes of a link: what really crosses the socket, encryption included.
 
+use crate::Remote;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,8 +8,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Asks a library that owns its socket for (sent, received); nothing once the link is gone.
-pub(crate) type Meter = Box<dyn Fn() -> Option<(u64, u64)> + Send + Sync>;
+/// What a library that owns its socket says of a link.
+#[derive(Debug)]
+pub(crate) struct Metered {
+    pub(crate) up: u64,
+    pub(crate) down: u64,
+    /// The way that is used now.
+    pub(crate) remote: Remote,
+}
+
+/// Asks the library; nothing once the link is gone.
+pub(crate) type Meter = Box<dyn Fn() -> Option<Metered> + Send + Sync>;
 
 /// Bytes of one link, growing while it lives.
 #[derive(Default)]
@@ -32,10 +42,16 @@ impl Counters {
 
     /// Asks the meter; what it said last stays when the link is gone.
     pub(crate) fn refresh(&self) {
-        if let Some((up, down)) = self.meter.as_ref().and_then(|meter| meter()) {
+        if let Some(Metered { up, down, .. }) = self.meter.as_ref().and_then(|meter| meter()) {
             self.up.fetch_max(up, Ordering::Relaxed);
             self.down.fetch_max(down, Ordering::Relaxed);
         }
+    }
+
+    /// Where the other end is reached now, of a link that may have changed its way since it was made.
+    #[must_use]
+    pub fn moved_to(&self) -> Option<Remote> {
+        Some(self.meter.as_ref()?()?.remote)
     }
 
     /// Bytes written to the socket.

@@ -12,6 +12,7 @@
 mod counted;
 #[cfg(all(feature = "emulator", target_os = "linux"))]
 pub mod emulator;
+pub mod dial;
 pub mod endpoint;
 mod error;
 mod frames;
@@ -29,6 +30,7 @@ mod remote;
 pub mod shared;
 mod strangers;
 mod tcp;
+mod way;
 
 pub use counted::Counters;
 pub use error::{LinkError, RelayFault};
@@ -39,3 +41,4 @@ pub use listener::{Incoming, Listener};
 pub use plain::connect_plain;
 pub use remote::{LinkKind, Remote};
 pub use strangers::LinkLimits;
+pub use way::{RelayAddr, RelayPass, Way, WayError};

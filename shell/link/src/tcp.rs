@@ -47,6 +47,15 @@ pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether sockets of this process keep their rate under loss: the system has BBR and lets us choose it.
+pub(crate) fn has_bbr() -> bool {
+    let read = |name: &str| {
+        std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default()
+    };
+    let bbr = |names: &str| names.split_whitespace().any(|name| name.as_bytes() == CONGESTION);
+    bbr(&read("tcp_allowed_congestion_control")) || bbr(&read("tcp_congestion_control"))
+}
+
 /// Makes a connection that ends without a goodbye end with a reset, even when the process dies: on a
 /// plain socket nothing else tells the one from the other.
 pub(crate) fn reset_unless_closed(stream: &TcpStream, reset: bool) -> io::Result<()> {

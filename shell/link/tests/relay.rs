@@ -5,10 +5,9 @@
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::time::Duration;
-use suanli_base::NodeId;
 use suanli_identity::SecretKey;
 use suanli_link::quic::{QuicAddr, QuicEndpoint, QuicOptions, Relay};
-use suanli_link::{Link, LinkError, LinkKind, Remote};
+use suanli_link::{Link, LinkError, LinkKind, RelayAddr, RelayPass, Remote};
 use suanli_rdpa::{Direction, Frame, Header, Opcode};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -21,19 +20,20 @@ fn any() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
-/// A relay for the city (1) and one member (2).
+fn pass() -> RelayPass {
+    RelayPass::from_bytes([7; 32])
+}
+
 async fn relay() -> (Relay, String) {
-    let members = [key(1).node(), key(2).node()];
-    let admits = move |node: NodeId| members.contains(&node);
-    let relay = Relay::start(any(), Box::new(admits)).await.unwrap();
+    let relay = Relay::start(any(), pass()).await.unwrap();
     let url = relay.url("127.0.0.1");
     (relay, url)
 }
 
 /// An endpoint that has no UDP socket: the relay is its only way.
-async fn behind(url: &str, seed: u8) -> QuicEndpoint {
-    let options =
-        QuicOptions { bind: vec![], relays: vec![url.to_owned()], ..QuicOptions::on(any()) };
+async fn behind(url: &str, seed: u8, pass: Option<RelayPass>) -> QuicEndpoint {
+    let relay = RelayAddr { url: url.to_owned(), pass };
+    let options = QuicOptions { bind: vec![], relays: vec![relay], ..QuicOptions::on(any()) };
     QuicEndpoint::bind(&key(seed), options).await.unwrap()
 }
 
@@ -55,7 +55,7 @@ fn frame(number: u64, len: usize) -> Frame {
 #[tokio::test]
 async fn members_that_reach_each_other_in_no_other_way_do_so_by_the_relay() {
     let (_relay, url) = relay().await;
-    let (city, family) = (behind(&url, 1).await, behind(&url, 2).await);
+    let (city, family) = (behind(&url, 1, Some(pass())).await, behind(&url, 2, Some(pass())).await);
     assert!(city.relayed(PATIENCE).await);
     let addr = QuicAddr { node: key(1).node(), direct: vec![], relay: Some(url.clone()) };
     let (one, other) = join(&family, &city, &addr).await;
@@ -87,20 +87,23 @@ async fn members_that_reach_each_other_in_no_other_way_do_so_by_the_relay() {
 }
 
 #[tokio::test]
-async fn who_is_no_member_is_turned_away_by_the_relay() {
+async fn who_has_not_the_pass_is_turned_away_by_the_relay() {
     let (_relay, url) = relay().await;
-    let (city, stranger) = (behind(&url, 1).await, behind(&url, 9).await);
+    let city = behind(&url, 1, Some(pass())).await;
     assert!(city.relayed(PATIENCE).await);
-    assert!(!stranger.relayed(Duration::from_secs(3)).await);
-    let addr = QuicAddr { node: key(1).node(), direct: vec![], relay: Some(url) };
-    let error = stranger.connect(&addr, Duration::from_secs(3)).await.unwrap_err();
-    assert!(matches!(error, LinkError::Unreachable { .. }), "{error}");
+    for wrong in [None, Some(RelayPass::from_bytes([8; 32]))] {
+        let stranger = behind(&url, 9, wrong).await;
+        assert!(!stranger.relayed(Duration::from_secs(2)).await);
+        let addr = QuicAddr { node: key(1).node(), direct: vec![], relay: Some(url.clone()) };
+        let error = stranger.connect(&addr, Duration::from_secs(2)).await.unwrap_err();
+        assert!(matches!(error, LinkError::Unreachable { .. }), "{error}");
+    }
 }
 
 #[tokio::test]
 async fn a_relay_whose_port_is_in_use_says_so() {
     let (relay, _) = relay().await;
-    let again = Relay::start(relay.local_addr(), Box::new(|_| true)).await.unwrap_err();
+    let again = Relay::start(relay.local_addr(), pass()).await.unwrap_err();
     assert!(matches!(again, LinkError::PortInUse { .. }), "{again}");
     relay.close().await;
 }

@@ -7,6 +7,8 @@
 //! no directory but those a caller names; strangers have the same bounds as over TCP, and small
 //! windows.
 
+#[cfg(feature = "lan")]
+mod lan;
 mod lanes;
 #[cfg(feature = "relay")]
 mod relay;
@@ -15,17 +17,18 @@ mod settings;
 mod tests;
 
 #[cfg(feature = "relay")]
-pub use relay::{Admits, Relay};
+pub use relay::Relay;
 pub use settings::{Congestion, LANE_WINDOW_BYTES, LANES, LANES_MAX};
 
-use crate::counted::Counters;
+use crate::counted::{Counters, Metered};
 use crate::strangers::{Place, Strangers};
+use crate::way::RelayAddr;
 use crate::{Link, LinkError, LinkKind, LinkLimits, RelayFault, Remote, key::ALPN};
 use iroh::endpoint::{
     Accepting, ConnectError, ConnectWithOptsError, ConnectingError, Connection, ConnectionError,
     Incoming as QuicIncoming, IncomingAddr, RelayMode, presets,
 };
-use iroh::{Endpoint, EndpointAddr, RelayUrl, TransportAddr};
+use iroh::{Endpoint, EndpointAddr, RelayConfig, RelayMap, RelayUrl, TransportAddr};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -44,8 +47,14 @@ pub struct QuicOptions {
     /// Where to listen: at most one address of each family. None at all where UDP does not pass: then
     /// everything goes by way of the relays.
     pub bind: Vec<SocketAddr>,
-    /// Relays to use, `http://host:port` or `https://host`; none by default.
-    pub relays: Vec<String>,
+    /// Relays to use; none by default.
+    pub relays: Vec<RelayAddr>,
+    /// Whether others may connect to us.
+    pub accepts: bool,
+    /// Whether nodes of this network are looked for by their key, and, when others may connect to us,
+    /// told where we are (multicast DNS).
+    #[cfg(feature = "lan")]
+    pub lan: bool,
     /// Bulk lanes of the links we make: a mebibyte on its way for each. 1 to [`LANES_MAX`].
     pub lanes: u8,
     /// How we find our rate.
@@ -61,6 +70,9 @@ impl QuicOptions {
         Self {
             bind: vec![addr],
             relays: Vec::new(),
+            accepts: true,
+            #[cfg(feature = "lan")]
+            lan: false,
             lanes: LANES,
             congestion: Congestion::default(),
             limits: LinkLimits::default(),
@@ -115,19 +127,22 @@ impl QuicEndpoint {
         options: QuicOptions,
         lane_window_bytes: u32,
     ) -> Result<Self, LinkError> {
-        let QuicOptions { bind, relays, lanes, congestion, limits } = options;
+        #[cfg(feature = "lan")]
+        let lan = options.lan;
+        let QuicOptions { bind, relays, accepts, lanes, congestion, limits, .. } = options;
         assert!((1..=LANES_MAX).contains(&lanes), "{lanes} bulk lanes, 1 to {LANES_MAX} may be");
         assert!(!bind.is_empty() || !relays.is_empty(), "an address to bind or a relay");
         let first = bind.first().copied().unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into());
-        let urls: Vec<RelayUrl> =
-            relays.iter().map(|relay| url(relay)).collect::<Result<_, _>>()?;
-        let mode = match urls.is_empty() {
+        let configs = relays.iter().map(|relay| relay_config(relay, key.node()));
+        let configs = configs.collect::<Result<Vec<_>, _>>()?;
+        let mode = match configs.is_empty() {
             true => RelayMode::Disabled,
-            false => RelayMode::custom(urls),
+            false => RelayMode::Custom(RelayMap::from_iter(configs)),
         };
+        let alpns = if accepts { vec![ALPN.to_vec()] } else { Vec::new() };
         let mut builder = Endpoint::builder(presets::Minimal)
             .secret_key(iroh::SecretKey::from_bytes(&key.seed()))
-            .alpns(vec![ALPN.to_vec()])
+            .alpns(alpns)
             .transport_config(settings::transport(lanes, lane_window_bytes, congestion))
             .max_tls_tickets(0)
             .relay_mode(mode)
@@ -141,13 +156,27 @@ impl QuicEndpoint {
         let endpoint = builder.bind().await.map_err(|error| bind_error(first, error))?;
         let strangers = Strangers::new(limits);
         let relays = !relays.is_empty();
-        Ok(Self { endpoint, lanes, lane_window_bytes, relays, strangers })
+        let made = Self { endpoint, lanes, lane_window_bytes, relays, strangers };
+        #[cfg(feature = "lan")]
+        if lan {
+            made.begin_lan(accepts)?;
+        }
+        Ok(made)
     }
 
     /// Where it listens.
     #[must_use]
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.endpoint.bound_sockets()
+    }
+
+    /// Where others of this network may reach it: as [`QuicEndpoint::local_addrs`], with the addresses
+    /// of this machine in place of "any".
+    #[must_use]
+    pub fn reachable_addrs(&self) -> Vec<SocketAddr> {
+        let mut addrs: Vec<SocketAddr> = self.endpoint.addr().ip_addrs().copied().collect();
+        addrs.sort_by_key(|addr| (addr.is_ipv6(), *addr));
+        addrs
     }
 
     /// Waits until a relay takes what is meant for us; false when none did in time.
@@ -257,6 +286,15 @@ impl QuicStranger {
     }
 }
 
+/// A relay as the library has it. It asks for our token, never for the pass itself.
+fn relay_config(relay: &RelayAddr, node: NodeId) -> Result<RelayConfig, LinkError> {
+    let config = RelayConfig::new(url(&relay.url)?, None);
+    Ok(match &relay.pass {
+        Some(pass) => config.with_auth_token(pass.token(node)),
+        None => config,
+    })
+}
+
 fn url(relay: &str) -> Result<RelayUrl, LinkError> {
     relay.parse().map_err(|_| LinkError::Relay { relay: relay.to_owned(), why: RelayFault::NoUrl })
 }
@@ -292,8 +330,10 @@ fn remote_of(connection: &Connection) -> Remote {
 fn counters_of(connection: &Connection) -> Arc<Counters> {
     let connection = connection.weak_handle();
     Arc::new(Counters::metered(Box::new(move || {
-        let stats = connection.upgrade()?.stats();
-        Some((stats.udp_tx.bytes, stats.udp_rx.bytes))
+        let connection = connection.upgrade()?;
+        let stats = connection.stats();
+        let (up, down) = (stats.udp_tx.bytes, stats.udp_rx.bytes);
+        Some(Metered { up, down, remote: remote_of(&connection) })
     })))
 }
 

@@ -1,21 +1,21 @@
-//! The relay of a city: passes packets between members that reach each other in no other way.
+//! A relay: passes packets between nodes of a city that reach each other in no other way. The city
+//! runs it, or anybody whose machine both can reach.
 //!
-//! Not for: the public. Who is let in says the city, by key; everybody else is turned away before
-//! anything is passed on. What passes is encrypted from member to member, so the relay sees who
+//! Not for: the public. Who has the pass is let in; everybody else is turned away before anything is
+//! passed on. The pass itself does not travel: a node shows a token that is good with its own key
+//! alone, and proves the key. What passes is encrypted from member to member, so the relay sees who
 //! talks to whom and how much, and nothing else; that is why plain HTTP will do to reach it.
 //!
 //! Off unless an operator asks for it.
 
 use crate::LinkError;
+use crate::way::RelayPass;
 use iroh_relay::server::{
     Access, AccessControl, ClientRequest, RelayConfig, Server, ServerConfig, SpawnError,
 };
 use std::io;
 use std::net::SocketAddr;
 use suanli_base::NodeId;
-
-/// Whether the node of a key may use the relay.
-pub type Admits = Box<dyn Fn(NodeId) -> bool + Send + Sync>;
 
 /// A running relay. It ends when dropped.
 pub struct Relay {
@@ -29,33 +29,34 @@ impl core::fmt::Debug for Relay {
     }
 }
 
-struct Members(Admits);
+struct Holders(RelayPass);
 
-impl core::fmt::Debug for Members {
+impl core::fmt::Debug for Holders {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("Members")
+        f.write_str("Holders")
     }
 }
 
-impl AccessControl for Members {
+impl AccessControl for Holders {
     async fn on_connect(&self, request: &ClientRequest) -> Access {
-        if (self.0)(NodeId(*request.endpoint_id().as_bytes())) {
+        let node = NodeId(*request.endpoint_id().as_bytes());
+        let token = request.auth_token();
+        if token.is_some_and(|token| self.0.admits(node, &token)) {
             Access::Allow
         } else {
-            Access::Deny { reason: Some("this relay is for members of its city".to_owned()) }
+            Access::Deny { reason: Some("this relay wants the pass that a ticket holds".to_owned()) }
         }
     }
 }
 
 impl Relay {
-    /// Listens on `addr` for those whom `admits` lets in; it is asked once per connection, about a key
-    /// that was proven, and must answer at once.
+    /// Listens on `addr` for those who have `pass`.
     ///
     /// # Errors
     /// [`LinkError::PortInUse`] or [`LinkError::Bind`].
-    pub async fn start(addr: SocketAddr, admits: Admits) -> Result<Self, LinkError> {
+    pub async fn start(addr: SocketAddr, pass: RelayPass) -> Result<Self, LinkError> {
         let mut relay = RelayConfig::new(addr);
-        relay.access = std::sync::Arc::new(Members(admits));
+        relay.access = std::sync::Arc::new(Holders(pass));
         let mut config = ServerConfig::default();
         config.relay = Some(relay);
         let server = Server::spawn(config).await.map_err(|error| refused(addr, error))?;
@@ -69,10 +70,13 @@ impl Relay {
         self.addr
     }
 
-    /// What members reach it by, when `host` is the name or address under which they see this machine.
+    /// What nodes reach it by, when `host` is the name or address under which they see this machine.
     #[must_use]
     pub fn url(&self, host: &str) -> String {
-        format!("http://{host}:{}", self.addr.port())
+        match host.contains(':') && !host.starts_with('[') {
+            true => format!("http://[{host}]:{}", self.addr.port()),
+            false => format!("http://{host}:{}", self.addr.port()),
+        }
     }
 
     /// Ends it; members notice at once.
