@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use suanli_identity::Role;
+use suanli_link::dial::Prefer;
 
 /// Suanli (算粒): households train a model together.
 #[derive(Debug, Parser)]
@@ -88,7 +89,9 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Log(Log),
     /// Look at this machine: instructions, speed, memory, folders, and whether its bits are right
-    Doctor,
+    Doctor(Doctor),
+    /// Run a relay for members that cannot be met straight; a city names it with --via
+    Relay(Relay),
     /// Run a command behind a home's link that is emulated on this machine
     EmulateLink(EmulateLink),
     /// Print shell completions
@@ -269,6 +272,18 @@ pub(crate) struct Serve {
     /// Address to put into tickets, when families reach this machine by another one
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) advertise: Vec<String>,
+    /// Offer TCP only, not QUIC on the same port of UDP
+    #[arg(long, conflicts_with_all = ["relay", "via"])]
+    pub(crate) no_quic: bool,
+    /// Run a relay too, on this address and port, for members that cannot be met straight
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "via")]
+    pub(crate) relay: Option<SocketAddr>,
+    /// Meet members at a relay that runs elsewhere, as `suanli relay` printed it
+    #[arg(long, value_name = "relay:URL#PASS", env = "SUANLI_RELAY", hide_env_values = true)]
+    pub(crate) via: Option<String>,
+    /// Whether this network finds the city by multicast DNS [default: unless it listens on loopback]
+    #[arg(long, value_name = "yes|no", value_parser = parse_yes)]
+    pub(crate) lan: Option<bool>,
     #[command(flatten)]
     pub(crate) parent: Parent,
 }
@@ -304,6 +319,61 @@ pub(crate) struct Join {
     #[arg(long, value_name = "MiB", env = "SUANLI_UPLOAD_PER_DAY", hide_env = true)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
     pub(crate) upload_per_day: Option<u64>,
+    /// Kind of link to the city [default: auto]
+    #[arg(long, value_enum, env = "SUANLI_LINK", hide_env = true)]
+    pub(crate) link: Option<LinkChoice>,
+    #[command(flatten)]
+    pub(crate) parent: Parent,
+}
+
+/// Which kind of link is tried first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LinkChoice {
+    /// What suits this machine and the city's address; the other when that does not answer
+    #[default]
+    Auto,
+    /// TCP with TLS only
+    Tcp,
+    /// QUIC only
+    Quic,
+}
+
+impl From<LinkChoice> for Prefer {
+    fn from(choice: LinkChoice) -> Self {
+        match choice {
+            LinkChoice::Auto => Self::Auto,
+            LinkChoice::Tcp => Self::Tcp,
+            LinkChoice::Quic => Self::Quic,
+        }
+    }
+}
+
+/// `suanli doctor`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Doctor {
+    /// Look at the network instead: every way to a city, the link chosen, its rate, and what is in the way
+    #[arg(long)]
+    pub(crate) network: bool,
+    /// The ticket of a city, or a file that holds it [default: the city that this family joined]
+    #[arg(value_name = "TICKET", requires = "network")]
+    pub(crate) ticket: Option<String>,
+    #[command(flatten)]
+    pub(crate) folder: Folder,
+}
+
+/// `suanli relay`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Relay {
+    /// Address and port to listen on
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:3340")]
+    pub(crate) listen: SocketAddr,
+    /// Host name or address under which others reach this machine [default: the one it listens on]
+    #[arg(long, value_name = "HOST")]
+    pub(crate) host: Option<String>,
+    /// File of the key that the pass is made of; made when it is not there [default: under $XDG_DATA_HOME/suanli]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) parent: Parent,
 }
@@ -451,6 +521,14 @@ pub(crate) enum Log {
 }
 
 /// Seconds from a number and a unit.
+fn parse_yes(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err(format!("expected yes or no, found {text:?}")),
+    }
+}
+
 fn parse_seconds(text: &str) -> Result<u64, String> {
     let wrong = || format!("expected a time such as 90s, 30m, 24h or 7d, found {text:?}");
     let unit = text.chars().last().ok_or_else(wrong)?;

@@ -1,6 +1,7 @@
 //! The configuration file: what flags and variables did not say. An unknown key is an error that
 //! names the nearest one, because a setting that is silently ignored is worse than none.
 
+use crate::arguments::LinkChoice;
 use crate::exit::{Class, Failure, Whose};
 use crate::language::Language;
 use crate::nearest::nearest;
@@ -13,8 +14,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Keys of the file: sections with theirs, then those outside a section.
 const SECTIONS: &[(&str, &[&str])] = &[
-    ("city", &["dir", "listen", "advertise", "name"]),
-    ("join", &["dir", "name", "share", "threads", "upload_per_day_mib"]),
+    ("city", &["dir", "listen", "advertise", "name", "quic", "relay", "via", "lan"]),
+    ("join", &["dir", "name", "share", "threads", "upload_per_day_mib", "link"]),
     ("demo", &["dir", "families", "minutes"]),
 ];
 const PLAIN: &[&str] = &["lang"];
@@ -37,6 +38,10 @@ pub(crate) struct CityConfig {
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) advertise: Vec<String>,
     pub(crate) name: Option<String>,
+    pub(crate) quic: Option<bool>,
+    pub(crate) relay: Option<SocketAddr>,
+    pub(crate) via: Option<String>,
+    pub(crate) lan: Option<bool>,
 }
 
 /// Section `join`.
@@ -48,6 +53,7 @@ pub(crate) struct JoinConfig {
     pub(crate) share: Option<u8>,
     pub(crate) threads: Option<u32>,
     pub(crate) upload_per_day_mib: Option<u64>,
+    pub(crate) link: Option<LinkChoice>,
 }
 
 /// Section `demo`.
@@ -150,8 +156,8 @@ mod tests {
     #[test]
     fn every_known_key_is_one_that_is_read() {
         let text = "lang = 'zh'\n[city]\ndir = 'a'\nlisten = '127.0.0.1:7'\nadvertise = ['b:1']\n\
-            name = 'c'\n[join]\ndir = 'd'\nname = 'e'\nshare = 5\nthreads = 6\n\
-            upload_per_day_mib = 7\n[demo]\ndir = 'f'\nfamilies = 8\nminutes = 9.5\n";
+            name = 'c'\nquic = true\nrelay = '127.0.0.1:8'\nvia = 'relay:http://h:1'\nlan = false\n[join]\ndir = 'd'\nname = 'e'\nshare = 5\nthreads = 6\n\
+            upload_per_day_mib = 7\nlink = 'quic'\n[demo]\ndir = 'f'\nfamilies = 8\nminutes = 9.5\n";
         let config = parse(text).unwrap();
         assert_eq!(config.lang, Some(Language::Chinese));
         assert_eq!(config.join.upload_per_day_mib, Some(7));

@@ -106,6 +106,118 @@ words! {
         "Folder ({purpose}): {path} CANNOT BE WRITTEN TO"
         "文件夹（{purpose}）：{path} 无法写入"
     }
+    yes() { "yes" "是" }
+    no() { "no" "否" }
+    network_addresses(addresses: &str) {
+        "Addresses of this machine: {addresses}"
+        "本机地址：{addresses}"
+    }
+    network_sockets(udp: &str, multicast: &str, congestion: &str, bbr: &str) {
+        "UDP: {udp}; multicast: {multicast}; TCP uses {congestion}, may use BBR: {bbr}."
+        "UDP：{udp}；组播：{multicast}；TCP 使用 {congestion}，可用 BBR：{bbr}。"
+    }
+    network_city(city: &str) {
+        "Ways to city {city}, each tried by itself:"
+        "通往城市 {city} 的途径，逐一尝试："
+    }
+    network_way(way: &str, ms: &str) {
+        "  {way}: answers, key proven after {ms} ms"
+        "  {way}：可达，{ms} 毫秒后密钥得到验证"
+    }
+    network_no_way(way: &str, why: &str) {
+        "  {way}: no: {why}"
+        "  {way}：不通：{why}"
+    }
+    network_measured(rtt: &str, down: &str, up: &str) {
+        "Measured: {rtt} ms there and back; {down} Mbit/s from the city, {up} Mbit/s to it."
+        "实测：往返 {rtt} 毫秒；从城市接收 {down} Mbit/s，向城市发送 {up} Mbit/s。"
+    }
+    network_clear() { "Nothing is in the way." "没有发现障碍。" }
+    link_chosen(kind: &str, remote: &str, ms: u64, why: &str) {
+        "Link: {kind} to {remote}, made in {ms} ms: {why}."
+        "链路：{kind}，对端 {remote}，{ms} 毫秒建立：{why}。"
+    }
+    why_asked() { "this kind was asked for" "按要求使用这一种" }
+    why_only() { "the ticket names no other kind" "入场券没有写别的种类" }
+    why_near() {
+        "the city is on this machine or network, where TCP costs least"
+        "城市就在本机或本地网络，TCP 开销最小"
+    }
+    why_tcp_has_bbr() {
+        "TCP keeps its rate under loss here (BBR), at half the CPU of QUIC"
+        "这里的 TCP 丢包时也能保持速率（BBR），处理器开销是 QUIC 的一半"
+    }
+    why_tcp_has_no_bbr() {
+        "TCP slows down with every lost packet here; QUIC brings its own BBR"
+        "这里的 TCP 每次丢包都会变慢；QUIC 自带 BBR"
+    }
+    why_other_failed() { "the first choice did not answer" "首选的种类没有应答" }
+    why_other_slow() { "the first choice was slower to answer" "首选的种类应答更慢" }
+    why_found_nearby() {
+        "no address answered, and the city was found on this network by its key"
+        "地址都没有应答，在本地网络按密钥找到了城市"
+    }
+    finding_no_city() {
+        "Only this machine was looked at: name a ticket to try the way to a city."
+        "只检查了本机：给出入场券即可尝试通往城市的途径。"
+    }
+    finding_no_network() {
+        "This machine has no address of a network: is it connected?"
+        "本机没有网络地址：是否已联网？"
+    }
+    finding_no_udp() {
+        "The system gives no UDP sockets: QUIC, relays and finding a city nearby cannot work."
+        "系统不允许使用 UDP：QUIC、中继和就近查找都无法工作。"
+    }
+    finding_nothing_answered() {
+        "Nothing answered: is the city running, and is this machine connected? Ask its operator for a new ticket if its address has changed."
+        "没有任何应答：城市是否在运行，本机是否已联网？若城市地址已变，请向运营者索取新的入场券。"
+    }
+    finding_wrong_key(way: &str) {
+        "Somebody else's key answers at {way}: another city runs there, or somebody stands in between. Nothing was told to it."
+        "{way} 处应答的是别人的密钥：那里运行着另一座城市，或有人居中。没有向它透露任何内容。"
+    }
+    finding_udp_blocked() {
+        "UDP does not get through (TCP does): a firewall drops it, here or there. Allow the city's port for UDP, or go on by TCP."
+        "UDP 不通（TCP 可通）：这里或那里的防火墙将其丢弃。请放行城市端口的 UDP，或继续使用 TCP。"
+    }
+    finding_tcp_blocked() {
+        "TCP does not get through (QUIC does). Nothing needs to be done while QUIC is there."
+        "TCP 不通（QUIC 可通）。只要 QUIC 可用就无需处理。"
+    }
+    finding_only_its_machine() {
+        "The ticket names only addresses of the city's own machine: its operator must let it --listen to others."
+        "入场券只写了城市本机的地址：运营者需要用 --listen 向其他机器开放。"
+    }
+    finding_only_relay() {
+        "Everything goes by way of a relay: it works, as fast as the relay's line. A port opened for the city would be faster."
+        "一切都经由中继：可用，速度取决于中继的线路。为城市开放一个端口会更快。"
+    }
+    finding_tcp_without_bbr() {
+        "TCP may not use BBR on this machine and slows down with every lost packet; QUIC does not. An administrator can allow it: sysctl net.ipv4.tcp_allowed_congestion_control='reno cubic bbr'."
+        "本机的 TCP 不能使用 BBR，每次丢包都会变慢；QUIC 不会。管理员可放行：sysctl net.ipv4.tcp_allowed_congestion_control='reno cubic bbr'。"
+    }
+    finding_not_a_member() {
+        "The rate is measured for members only: join first."
+        "只为成员测量速率：请先加入。"
+    }
+    finding_refused(why: &str) {
+        "The city refused to be measured: {why}"
+        "城市拒绝测量：{why}"
+    }
+    finding_broke(why: &str) {
+        "The link ended while it was measured: {why}"
+        "测量时链路中断：{why}"
+    }
+    relay_runs(listen: &str) {
+        "Relay listens on {listen}. It passes what is encrypted from member to member, and reads none of it. Ctrl-C stops it."
+        "中继正在监听 {listen}。它只转发成员之间加密的内容，无法读取。按 Ctrl-C 停止。"
+    }
+    relay_named_by(way: &str) {
+        "A city names it with (the part after # is a secret of its members):\n  suanli city serve --via '{way}'"
+        "城市用此命令使用它（# 之后的部分是成员的秘密）：\n  suanli city serve --via '{way}'"
+    }
+    stopped_plain() { "Stopped." "已停止。" }
     threads_all() { "all cores" "全部核心" }
     threads_one() { "one core" "一个核心" }
     threads_some(count: u32) { "{count} cores" "{count} 个核心" }

@@ -323,7 +323,7 @@ impl CityHost {
             Source::Blob(blob) => blob_path(blob),
             Source::Content(root) => format!("content/{root}"),
             // The simulated host knows no models and describes none.
-            Source::Tensors(_) => return None,
+            Source::Tensors(_) | Source::Probe => return None,
             Source::Spec(job) => {
                 let spec = &self.node.state().jobs.get(&job)?.spec;
                 return Some(Bytes::from(spec.to_bytes()));

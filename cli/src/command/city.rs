@@ -8,8 +8,9 @@ use crate::words;
 use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddr};
 use suanli_host::control::{
-    CityInit, CityOptions, CityReady, Client, ControlReply, ControlRequest, NodeKind,
+    CityInit, CityOptions, CityReady, Client, ControlReply, ControlRequest, DoorOptions, NodeKind,
 };
+use suanli_link::{RelayAddr, Way};
 
 pub(super) fn run(context: &Context, command: City) -> Result<(), Failure> {
     match command {
@@ -45,11 +46,32 @@ async fn serve(context: &Context, arguments: Serve) -> Result<(), Failure> {
     if advertise.is_empty() {
         advertise.clone_from(&context.config.city.advertise);
     }
+    let settings = &context.config.city;
+    let via = arguments.via.as_deref().or(settings.via.as_deref());
+    let doors = DoorOptions {
+        advertise,
+        quic: !arguments.no_quic && settings.quic.unwrap_or(true),
+        relay: arguments.relay.or(settings.relay),
+        via: via.map(relay_of).transpose()?,
+        lan: arguments.lan.or(settings.lan),
+        ..DoorOptions::on(listen)
+    };
+    if doors.relay.is_some() && doors.via.is_some() {
+        return Err(Failure::usage(
+            "expected one relay, found its own (relay) and another (via)",
+            "leave one of them out",
+        ));
+    }
+    if !doors.quic && (doors.relay.is_some() || doors.via.is_some()) {
+        return Err(Failure::usage(
+            "a relay carries QUIC, and QUIC is off",
+            "leave one of them out",
+        ));
+    }
     let (_stopper, stop) = stop_flag(arguments.parent.stop_on_eof)?;
     let (ready, when_ready) = tokio::sync::oneshot::channel();
     let worker = Vec::new();
-    let options =
-        CityOptions { folder, listen, advertise, worker, stop: stop.clone(), ready: Some(ready) };
+    let options = CityOptions { folder, doors, worker, stop: stop.clone(), ready: Some(ready) };
     let speaker = context.clone();
     tokio::spawn(async move {
         if let Ok(ready) = when_ready.await {
@@ -59,6 +81,18 @@ async fn serve(context: &Context, arguments: Serve) -> Result<(), Failure> {
     suanli_host::city::serve(options).await?;
     context.say(words::stopped(context.language));
     ending(&stop)
+}
+
+/// A relay as `suanli relay` prints it.
+fn relay_of(text: &str) -> Result<RelayAddr, Failure> {
+    let next = "copy the whole line that `suanli relay` printed";
+    match text.parse::<Way>() {
+        Ok(Way::Relay(relay)) => Ok(relay),
+        Ok(_) => {
+            Err(Failure::usage("expected relay:http://host:port#PASS, found an address", next))
+        }
+        Err(error) => Err(Failure::usage(error.to_string(), next)),
+    }
 }
 
 fn greet(context: &Context, ready: &CityReady, listen: SocketAddr) {

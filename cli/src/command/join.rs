@@ -52,6 +52,7 @@ async fn join(context: &Context, arguments: Join, ticket: Option<Ticket>) -> Res
         ticket,
         name: arguments.name.or_else(|| settings.name.clone()),
         limits,
+        prefer: arguments.link.or(settings.link).unwrap_or_default().into(),
         worker: vec![program.into_os_string(), "worker".into()],
         stop: stop.clone(),
         ready: Some(ready),
@@ -72,7 +73,7 @@ async fn join(context: &Context, arguments: Join, ticket: Option<Ticket>) -> Res
             let _ = speaker.answer(
                 &json!({
                     "node": ready.node.to_string(), "name": ready.name,
-                    "city": ready.city.to_string(),
+                    "city": ready.city.to_string(), "link": ready.link,
                 }),
                 || {
                     let threads = match threads {
@@ -84,6 +85,7 @@ async fn join(context: &Context, arguments: Join, ticket: Option<Ticket>) -> Res
                     words::family_joined(speaker.language, &name, &ready.city.short())
                         + "\n"
                         + &words::family_share(speaker.language, share_percent, &threads)
+                        + &super::network::link_line(speaker.language, ready.link.as_ref())
                 },
             );
         }

@@ -8,7 +8,9 @@ mod generate;
 mod join;
 mod log;
 mod merge;
+mod network;
 mod node;
+mod relay;
 mod sim;
 mod status;
 mod train;
@@ -58,7 +60,9 @@ fn of_ours(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Leave(folder) => block_on(node::leave(context, &folder)),
         Command::Export(arguments) => block_on(node::export(context, &arguments)),
         Command::Completions { shell } => completions(shell),
-        Command::Doctor => doctor::run(context),
+        Command::Doctor(arguments) if arguments.network => network::run(context, &arguments),
+        Command::Doctor(_) => doctor::run(context),
+        Command::Relay(arguments) => block_on(relay::run(context, arguments)),
         Command::Demo(arguments) => demo::run(context, &arguments),
         Command::Train(arguments) => train::run(context, &arguments),
         Command::Log(command) => log::run(context, &command),

@@ -310,7 +310,8 @@ fn family_text(language: Language, family: &FamilyStatus) -> String {
         ),
         format!("{}: {} %{limit}", words::head_share(language), family.limits.share_percent),
     ];
-    lines.join("\n  ") + "\n"
+    let link = family.link.as_ref().map(|link| super::network::link_words(language, link));
+    lines.into_iter().chain(link).collect::<Vec<_>>().join("\n  ") + "\n"
 }
 
 fn loss_text(job: &JobStatus) -> String {

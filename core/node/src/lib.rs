@@ -12,4 +12,4 @@ pub mod city;
 pub mod family;
 mod name;
 
-pub use name::{JobRegion, Name, region_of_lease, region_of_upload};
+pub use name::{JobRegion, Name, region_of_lease, region_of_probe, region_of_upload};

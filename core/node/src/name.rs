@@ -10,6 +10,8 @@ pub enum Name {
     Job(JobId, JobRegion),
     /// Content that a trainer brings, named by its root.
     Upload(Hash),
+    /// What measures a link.
+    Probe,
 }
 
 /// What a job's regions hold.
@@ -44,6 +46,7 @@ impl Name {
     pub fn region(&self) -> RegionName {
         let text = match self {
             Self::Upload(root) => format!("upload/{root}"),
+            Self::Probe => "probe".to_owned(),
             Self::Job(job, of) => match of {
                 JobRegion::Spec => format!("job/{job}/spec"),
                 JobRegion::Theta => format!("job/{job}/theta"),
@@ -62,6 +65,9 @@ impl Name {
     /// Reads a name that [`Name::region`] wrote.
     #[must_use]
     pub fn parse(region: &RegionName) -> Option<Self> {
+        if region.as_str() == "probe" {
+            return Some(Self::Probe);
+        }
         let mut words = region.as_str().split('/');
         let (kind, id) = (words.next()?, words.next()?);
         let name = match kind {
@@ -100,6 +106,12 @@ pub fn region_of_upload(root: Hash) -> RegionName {
     Name::Upload(root).region()
 }
 
+/// What measures a link: fixed bytes to read, and a staging area whose chunks are thrown away.
+#[must_use]
+pub fn region_of_probe() -> RegionName {
+    Name::Probe.region()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,10 +131,15 @@ mod tests {
             JobRegion::Lease(LeaseId(9)),
         ];
         let names = parts.map(|part| Name::Job(job, part));
-        for name in names.into_iter().chain([Name::Upload(Hash([1; 32]))]) {
+        for name in names.into_iter().chain([Name::Upload(Hash([1; 32])), Name::Probe]) {
             assert_eq!(Name::parse(&name.region()), Some(name));
         }
-        for text in [format!("job/{job}/update/012"), format!("job/{job}"), "a/b/c".into()] {
+        for text in [
+            format!("job/{job}/update/012"),
+            format!("job/{job}"),
+            "a/b/c".into(),
+            "probe/1".into(),
+        ] {
             assert_eq!(Name::parse(&RegionName::new(text).unwrap()), None);
         }
     }

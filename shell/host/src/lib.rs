@@ -13,6 +13,8 @@ pub mod family;
 mod fault;
 pub mod job;
 mod net;
+pub mod network;
+pub mod relay;
 mod trainable;
 pub mod trainer;
 pub mod worker;

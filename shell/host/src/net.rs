@@ -1,15 +1,18 @@
 //! Links as a process's loop sees them: tasks that read and write frames, and one channel of
 //! events. The loop never waits for a socket; what does not fit a link waits in its session.
 
-use crate::control::{Refusal, RefusalClass};
-use std::net::SocketAddr;
+use crate::control::{LinkStatus, Refusal, RefusalClass};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use suanli_base::NodeId;
 use suanli_identity::SecretKey;
-use suanli_link::{Counters, FrameReader, FrameWriter, Link, LinkError, LinkLimits, Listener};
+use suanli_link::dial::{DialError, Dialer, Report};
+use suanli_link::quic::{QuicEndpoint, QuicStranger};
+use suanli_link::{
+    Counters, FrameReader, FrameWriter, Incoming, Link, LinkError, LinkKind, Listener, Remote,
+};
 use suanli_rdpa::Frame;
 use suanli_store::{KeyError, create_key, load_key};
 use tokio::sync::mpsc;
@@ -25,6 +28,8 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Wire {
     link: u64,
     peer: NodeId,
+    kind: LinkKind,
+    remote: Remote,
     frames: mpsc::Sender<Frame>,
     counters: Arc<Counters>,
     reading: JoinHandle<()>,
@@ -34,7 +39,7 @@ pub(crate) struct Wire {
 /// What happens to links.
 pub(crate) enum WireEvent {
     /// A link is up.
-    Up { wire: Wire },
+    Up { wire: Wire, how: Option<Report> },
     /// A link could not be made.
     Refused { why: Refusal },
     /// A frame came.
@@ -52,6 +57,15 @@ impl Wire {
 
     pub(crate) const fn peer(&self) -> NodeId {
         self.peer
+    }
+
+    pub(crate) const fn kind(&self) -> LinkKind {
+        self.kind
+    }
+
+    /// Where the other end is reached now.
+    pub(crate) fn remote(&self) -> Remote {
+        self.counters.moved_to().unwrap_or_else(|| self.remote.clone())
     }
 
     /// Socket bytes (sent, received).
@@ -86,69 +100,130 @@ impl Drop for Wire {
     }
 }
 
-/// Listens, or says why not.
-pub(crate) async fn bind(addr: SocketAddr, key: &SecretKey) -> Result<Listener, Refusal> {
-    Listener::bind(addr, key, LinkLimits::default())
-        .await
-        .map_err(|error| Refusal::new(RefusalClass::Environment, error.to_string(), ""))
+/// Where others come in.
+pub(crate) enum Door {
+    Tcp(Listener),
+    Quic(Arc<QuicEndpoint>),
 }
 
-/// Takes connections in for as long as the loop listens to its events.
-pub(crate) fn listen(listener: Listener, events: mpsc::Sender<WireEvent>) {
-    let links = Arc::new(AtomicU64::new(0));
-    let listener = Arc::new(listener);
-    tokio::spawn(async move {
-        while !events.is_closed() {
-            let incoming = tokio::select! {
-                incoming = listener.accept() => incoming,
-                () = events.closed() => return,
-            };
-            let Ok(incoming) = incoming else {
-                // Out of descriptors, most likely: give others time to close theirs.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            };
-            let (events, links, listener) = (events.clone(), links.clone(), listener.clone());
-            tokio::spawn(async move {
-                match incoming.handshake().await {
-                    Ok(link) => {
-                        let number = links.fetch_add(1, Ordering::Relaxed) + 1;
-                        announce(number, link, events).await;
-                    }
-                    Err(error) if listener.is_news(&error) => {
-                        let _ = events.send(WireEvent::Refused { why: refusal(&error) }).await;
-                    }
-                    Err(_) => {}
-                }
-            });
+/// Somebody who has not proven a key.
+enum Stranger {
+    Tcp(Incoming),
+    Quic(QuicStranger),
+}
+
+impl Door {
+    async fn accept(&self) -> Result<Stranger, LinkError> {
+        match self {
+            Self::Tcp(listener) => listener.accept().await.map(Stranger::Tcp),
+            Self::Quic(endpoint) => endpoint.accept().await.map(Stranger::Quic),
         }
-    });
+    }
+
+    fn is_news(&self, error: &LinkError) -> bool {
+        match self {
+            Self::Tcp(listener) => listener.is_news(error),
+            Self::Quic(endpoint) => endpoint.is_news(error),
+        }
+    }
+}
+
+impl Stranger {
+    async fn handshake(self) -> Result<Link, LinkError> {
+        match self {
+            Self::Tcp(incoming) => incoming.handshake().await,
+            Self::Quic(stranger) => stranger.handshake().await,
+        }
+    }
+}
+
+/// Takes connections in at every door for as long as the loop listens to its events.
+pub(crate) fn listen(doors: Vec<Arc<Door>>, events: &mpsc::Sender<WireEvent>) {
+    let links = Arc::new(AtomicU64::new(0));
+    for door in doors {
+        tokio::spawn(take_in(door, Arc::clone(&links), events.clone()));
+    }
+}
+
+async fn take_in(door: Arc<Door>, links: Arc<AtomicU64>, events: mpsc::Sender<WireEvent>) {
+    while !events.is_closed() {
+        let stranger = tokio::select! {
+            stranger = door.accept() => stranger,
+            () = events.closed() => return,
+        };
+        let Ok(stranger) = stranger else {
+            // Out of descriptors, most likely: give others time to close theirs.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let (events, links, door) = (events.clone(), links.clone(), door.clone());
+        tokio::spawn(async move {
+            match stranger.handshake().await {
+                Ok(link) => {
+                    let number = links.fetch_add(1, Ordering::Relaxed) + 1;
+                    announce(number, link, None, events).await;
+                }
+                Err(error) if door.is_news(&error) => {
+                    let _ = events.send(WireEvent::Refused { why: refusal(&error) }).await;
+                }
+                Err(_) => {}
+            }
+        });
+    }
 }
 
 /// Connects after a pause; the outcome is an event.
 pub(crate) fn dial(
     number: u64,
-    address: String,
-    key: SecretKey,
-    expected: NodeId,
+    dialer: Arc<Dialer>,
     wait: Duration,
     events: mpsc::Sender<WireEvent>,
 ) {
     tokio::spawn(async move {
         tokio::time::sleep(wait).await;
-        match suanli_link::connect(&address, &key, expected, DIAL_TIMEOUT).await {
-            Ok(link) => announce(number, link, events).await,
+        match dialer.dial(DIAL_TIMEOUT).await {
+            Ok(dialled) => announce(number, dialled.link, Some(dialled.report), events).await,
             Err(error) => {
                 // The loop has ended; nobody waits for this any more.
-                let _ = events.send(WireEvent::Refused { why: refusal(&error) }).await;
+                let _ = events.send(WireEvent::Refused { why: unreached(&error) }).await;
             }
         }
     });
 }
 
+/// Why no way led to a node. Somebody else's key there is for its owner to know; otherwise it may
+/// answer later.
+pub(crate) fn unreached(error: &DialError) -> Refusal {
+    error.wrong_key().map_or_else(
+        || Refusal::new(RefusalClass::Network, error.to_string(), ""),
+        |wrong| Refusal::new(RefusalClass::Permission, wrong.to_string(), ""),
+    )
+}
+
+/// A kind of link, for programs.
+pub(crate) const fn kind_name(kind: LinkKind) -> &'static str {
+    match kind {
+        LinkKind::Iroh => "quic",
+        _ => "tcp",
+    }
+}
+
+/// A link in words and numbers.
+pub(crate) fn link_status(wire: &Wire, how: &Report) -> LinkStatus {
+    let remote = wire.remote();
+    LinkStatus {
+        kind: kind_name(wire.kind()).to_owned(),
+        remote: remote.to_string(),
+        relayed: matches!(remote, Remote::Relay(_)),
+        why: how.why.name().to_owned(),
+        took_ms: how.took.as_millis().try_into().unwrap_or(u64::MAX),
+    }
+}
+
 /// Hands a link to the loop, and begins to read only when the loop knows of it.
-async fn announce(link: u64, wire: Link, events: mpsc::Sender<WireEvent>) {
+async fn announce(link: u64, wire: Link, how: Option<Report>, events: mpsc::Sender<WireEvent>) {
     let (peer, counters) = (wire.peer(), wire.counters());
+    let (kind, remote) = (wire.kind(), wire.remote().clone());
     let (reader, writer) = wire.split();
     let (frames, frames_in) = mpsc::channel(FRAMES_WAITING_MAX);
     let (go, going) = tokio::sync::oneshot::channel::<()>();
@@ -161,8 +236,8 @@ async fn announce(link: u64, wire: Link, events: mpsc::Sender<WireEvent>) {
         }
     });
     let writing = Some(tokio::spawn(write(link, writer, frames_in, events.clone())));
-    let wire = Wire { link, peer, frames, counters, reading, writing };
-    if events.send(WireEvent::Up { wire }).await.is_ok() {
+    let wire = Wire { link, peer, kind, remote, frames, counters, reading, writing };
+    if events.send(WireEvent::Up { wire, how }).await.is_ok() {
         // The reader may have been dropped with the wire already.
         let _ = go.send(());
     }

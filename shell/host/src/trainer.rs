@@ -11,6 +11,7 @@ use std::time::Duration;
 use suanli_base::JobId;
 use suanli_bus::{JobOutcome, ToCity, ToMember};
 use suanli_identity::{Role, Ticket};
+use suanli_link::dial::{Dialer, Prefer};
 use suanli_link::{FrameReader, FrameWriter};
 use suanli_node::region_of_upload;
 use suanli_rdpa::{
@@ -40,7 +41,9 @@ pub async fn submit(
         before += info.shape.bytes;
         progress(before, total);
     }
-    client.hand_in(&prepared.spec).await
+    let job = client.hand_in(&prepared.spec).await;
+    client.dialer.close().await;
+    job
 }
 
 struct Client {
@@ -48,29 +51,25 @@ struct Client {
     reader: FrameReader,
     writer: FrameWriter,
     clock: Clock,
+    /// Holds the socket of a link by QUIC.
+    dialer: Dialer,
 }
 
 impl Client {
     async fn connect(ticket: &Ticket, key: &Path) -> Result<Self, Refusal> {
         let key = net::key_of(key)?;
         let grant = ticket.grant();
-        let mut last = network("the ticket names no address of its city");
-        for address in &grant.addresses {
-            match suanli_link::connect(address, &key, grant.city.into(), DIAL_TIMEOUT).await {
-                Ok(link) => {
-                    let clock = Clock::start();
-                    let limits = Limits::reliable();
-                    let session =
-                        Session::new(Side::Connecting, clock.now(), limits, net::entropy());
-                    let (reader, writer) = link.split();
-                    let mut client = Self { session, reader, writer, clock };
-                    client.hello(ticket).await?;
-                    return Ok(client);
-                }
-                Err(error) => last = network(error.to_string()),
-            }
-        }
-        Err(last)
+        let ways = crate::family::settings::ways(ticket);
+        let dialer = Dialer::new(&key, grant.city.into(), &ways, Prefer::Auto, true);
+        let dialled = dialer.dial(DIAL_TIMEOUT).await;
+        let link = dialled.map_err(|error| net::unreached(&error))?.link;
+        let clock = Clock::start();
+        let session =
+            Session::new(Side::Connecting, clock.now(), Limits::reliable(), net::entropy());
+        let (reader, writer) = link.split();
+        let mut client = Self { session, reader, writer, clock, dialer };
+        client.hello(ticket).await?;
+        Ok(client)
     }
 
     async fn hello(&mut self, ticket: &Ticket) -> Result<(), Refusal> {

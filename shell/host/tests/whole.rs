@@ -10,12 +10,13 @@ use suanli_base::NodeId;
 use suanli_engine::tokenizer::Tokenizer;
 use suanli_engine::{Cancel, ModelConfig, initial_params};
 use suanli_host::control::{
-    CityInit, CityOptions, CityReady, CityStatus, Client, ControlReply, ControlRequest, FamilyNote,
-    FamilyOptions, JobState, Limits, Refusal, Stop, StopReason, Stopper,
+    CityInit, CityOptions, CityReady, CityStatus, Client, ControlReply, ControlRequest,
+    DoorOptions, FamilyNote, FamilyOptions, JobState, Limits, Refusal, Stop, StopReason, Stopper,
 };
 use suanli_host::{city, family, job, worker};
 use suanli_identity::{Role, SecretKey};
 use suanli_link::connect;
+use suanli_link::dial::Prefer;
 use suanli_link::reader::Reader;
 use suanli_rdpa::{Hello, RegionName};
 use suanli_store::checkpoint::{self, Card, Companions, Contents, Loaded, Overwrite};
@@ -41,12 +42,15 @@ fn program() -> Vec<OsString> {
 type Running = (Stopper, JoinHandle<Result<(), Refusal>>);
 
 async fn start_city(folder: &Path) -> (Running, CityReady) {
+    start_city_with(folder, DoorOptions::on("127.0.0.1:0".parse().unwrap())).await
+}
+
+async fn start_city_with(folder: &Path, doors: DoorOptions) -> (Running, CityReady) {
     let (stopper, stop) = Stopper::new();
     let (ready, when_ready) = oneshot::channel();
     let options = CityOptions {
         folder: folder.to_path_buf(),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        advertise: vec![],
+        doors,
         worker: program(),
         stop,
         ready: Some(ready),
@@ -72,6 +76,7 @@ fn start_noted_family(
         ticket: ready.ticket.clone(),
         name: Some(name.into()),
         limits: Limits { threads: Some(1), share_percent: 70, ..Limits::default() },
+        prefer: Prefer::Auto,
         worker: program(),
         stop,
         ready: None,

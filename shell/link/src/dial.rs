@@ -62,6 +62,23 @@ pub enum Why {
     FoundNearby,
 }
 
+impl Why {
+    /// For programs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::Only => "only",
+            Self::Near => "near",
+            Self::TcpHasBbr => "tcp_has_bbr",
+            Self::TcpHasNoBbr => "tcp_has_no_bbr",
+            Self::OtherFailed => "other_failed",
+            Self::OtherSlow => "other_slow",
+            Self::FoundNearby => "found_nearby",
+        }
+    }
+}
+
 /// One way that was tried.
 #[derive(Debug)]
 pub struct Attempt {
@@ -155,13 +172,7 @@ impl Dialer {
     /// Dials `expected` as the node of `key`. With `lan` it is looked for on this network when no way
     /// answers.
     #[must_use]
-    pub fn new(
-        key: &SecretKey,
-        expected: NodeId,
-        ways: &[Way],
-        prefer: Prefer,
-        lan: bool,
-    ) -> Self {
+    pub fn new(key: &SecretKey, expected: NodeId, ways: &[Way], prefer: Prefer, lan: bool) -> Self {
         let wants_tcp = prefer != Prefer::Quic;
         let tcp = ways.iter().filter_map(|way| match way {
             Way::Tcp(addr) if wants_tcp => Some(addr.clone()),
@@ -230,24 +241,6 @@ impl Dialer {
             }
             None => Err(DialError { attempts }),
         }
-    }
-
-    /// Tries each way by itself, one after the other, whatever the others gave: for a diagnosis.
-    pub async fn each(&self, timeout: Duration) -> Vec<(Attempt, Option<Link>)> {
-        let mut all = Vec::new();
-        for tcp in [true, false] {
-            let mut race = Race::default();
-            self.start(tcp, &mut race, timeout);
-            while let Some(tried) = race.tasks.join_next().await {
-                let Ok(Tried { at, took, outcome }) = tried else { continue };
-                let way = race.attempts[at].way.clone();
-                all.push(match outcome {
-                    Ok(link) => (Attempt { way, outcome: Some(Ok(took)) }, Some(link)),
-                    Err(error) => (Attempt { way, outcome: Some(Err(error)) }, None),
-                });
-            }
-        }
-        all
     }
 
     /// Ends the links that go by QUIC, and tells the peers.

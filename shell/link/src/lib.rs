@@ -10,9 +10,9 @@
 //! raw public keys: RFC 8446, RFC 7250, RFC 8410.
 
 mod counted;
+pub mod dial;
 #[cfg(all(feature = "emulator", target_os = "linux"))]
 pub mod emulator;
-pub mod dial;
 pub mod endpoint;
 mod error;
 mod frames;
@@ -41,4 +41,5 @@ pub use listener::{Incoming, Listener};
 pub use plain::connect_plain;
 pub use remote::{LinkKind, Remote};
 pub use strangers::LinkLimits;
+pub use tcp::has_bbr;
 pub use way::{RelayAddr, RelayPass, Way, WayError};

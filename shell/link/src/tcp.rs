@@ -48,7 +48,8 @@ pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// Whether sockets of this process keep their rate under loss: the system has BBR and lets us choose it.
-pub(crate) fn has_bbr() -> bool {
+#[must_use]
+pub fn has_bbr() -> bool {
     let read = |name: &str| {
         std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default()
     };

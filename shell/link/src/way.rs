@@ -64,7 +64,9 @@ pub enum WayError {
         found: usize,
     },
     /// The pass of a relay is not one.
-    #[error("the pass of the relay {url} is not one: copy the whole address that the relay printed")]
+    #[error(
+        "the pass of the relay {url} is not one: copy the whole address that the relay printed"
+    )]
     Pass {
         /// Which relay.
         url: String,
@@ -272,9 +274,25 @@ mod tests {
     fn what_is_no_address_is_refused() {
         let long = format!("{}:1", "a".repeat(300));
         for text in [
-            "", ":", "host", "host:", "host:0", "host:65536", "ho st:1", "[::1:1", "::1:1",
-            "quic:", "quic:host", "relay:", "relay:host:1", "relay:http://", "relay:http://a b",
-            "relay:http://user@host", "relay:http://a:1#short", "a/b:1", &long,
+            "",
+            ":",
+            "host",
+            "host:",
+            "host:0",
+            "host:65536",
+            "ho st:1",
+            "[::1:1",
+            "::1:1",
+            "quic:",
+            "quic:host",
+            "relay:",
+            "relay:host:1",
+            "relay:http://",
+            "relay:http://a b",
+            "relay:http://user@host",
+            "relay:http://a:1#short",
+            "a/b:1",
+            &long,
         ] {
             assert!(text.parse::<Way>().is_err(), "{text:?}");
         }

@@ -1,5 +1,6 @@
 //! A city: sessions with its members, the proposer and the durable state, and what its host does.
 
+mod probe;
 mod rounds;
 mod serve;
 mod work;
@@ -8,6 +9,7 @@ pub use work::{
     Command, CommandId, ConnId, Done, Input, Output, Settle, SettleFault, Source, Stage, Work,
 };
 
+use crate::name::Name;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -136,6 +138,7 @@ impl CityNode {
         now: Time,
     ) -> Self {
         let content = content.into_iter().map(|info| (info.root, Arc::new(info))).collect();
+        let measured = Served { info: probe::info(), source: Source::Probe };
         let mut node = Self {
             key,
             limits,
@@ -144,7 +147,7 @@ impl CityNode {
             authority: Authority::default(),
             conns: BTreeMap::new(),
             told: BTreeMap::new(),
-            regions: BTreeMap::new(),
+            regions: BTreeMap::from([(Name::Probe.region(), measured)]),
             older: BTreeMap::new(),
             content,
             tensors: BTreeMap::new(),

@@ -2,7 +2,7 @@
 
 use super::{
     After, CityNode, ConnId, ReplyTo, STAGES_MAX, Served, Settle, Source, Stage, Staged, Work,
-    Writer,
+    Writer, probe,
 };
 use crate::name::{JobRegion, Name};
 use bytes::Bytes;
@@ -55,8 +55,9 @@ impl CityNode {
         let known = self.state.members.get(&peer);
         if hello.ticket.is_empty() || peer == NodeId::from(self.state.city) {
             let own = peer == NodeId::from(self.state.city);
-            let may =
-                known.is_some_and(|m| !m.left && (m.role == hello.role || m.role == Role::Operate));
+            // Whoever may do anything may look on.
+            let within = |role| [role, Role::Watch].contains(&hello.role) || role == Role::Operate;
+            let may = known.is_some_and(|m| !m.left && within(m.role));
             if own || may {
                 self.welcome(id, token, hello.role);
             } else {
@@ -293,6 +294,7 @@ impl CityNode {
 
     fn may_read(&self, role: Role, region: &RegionName) -> bool {
         match (Name::parse(region), role) {
+            (Some(Name::Probe), _) => true,
             (None | Some(Name::Upload(_)), _) | (_, Role::Watch) => false,
             (Some(Name::Job(_, JobRegion::HeldOut | JobRegion::Tokenizer)), role) => {
                 role != Role::Join
@@ -332,6 +334,9 @@ impl CityNode {
         if let Source::Tensors(job) = *source {
             let bytes = self.tensors.get(&job).and_then(|tensors| pack(tensors, &runs));
             return self.read_done(id, token, bytes);
+        }
+        if *source == Source::Probe {
+            return self.read_done(id, token, pack(probe::bytes(), &runs));
         }
         let (source, length) = (*source, runs.iter().map(|(_, len)| len).sum());
         self.work(Work::Read { conn: id, token, source, runs, length });
@@ -386,6 +391,10 @@ impl CityNode {
                 }
                 Stage::Content(root)
             }
+            (Some(Name::Probe), StageKind::Write, _) if probe::fits(info.shape) => {
+                let count = u32::try_from(info.shape.chunk_count()).unwrap_or(0);
+                return self.respond(id, token, Reply::StageOpened(ChunkSet::empty(count)));
+            }
             _ => {
                 return self.refuse(
                     id,
@@ -436,6 +445,9 @@ impl CityNode {
         let stage = match Name::parse(region) {
             Some(Name::Job(_, JobRegion::Lease(lease))) => Stage::Lease(lease),
             Some(Name::Upload(root)) => Stage::Content(root),
+            Some(Name::Probe) => {
+                return Reply::Placed { placement: Placement::Placed, level: Level::Placed };
+            }
             _ => return Reply::Error { code: Code::NoSuchRegion, text: region.to_string() },
         };
         let staged = self.staging.get_mut(&stage);

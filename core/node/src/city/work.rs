@@ -28,6 +28,8 @@ pub enum Source {
     Spec(JobId),
     /// What [`Input::Describe`] said of a job.
     Tensors(JobId),
+    /// What measures a link.
+    Probe,
 }
 
 /// Where staged chunks go.

@@ -100,7 +100,7 @@ impl Files {
         let path = match source {
             Source::Blob(hash) => self.blobs.place(hash),
             Source::Content(root) => self.content(root),
-            Source::Spec(_) | Source::Tensors(_) => {
+            Source::Spec(_) | Source::Tensors(_) | Source::Probe => {
                 return Err(std::io::ErrorKind::Unsupported.into());
             }
         };

@@ -2,6 +2,7 @@
 //! work to threads of its own.
 
 mod catalogue;
+mod doors;
 mod evaluate;
 mod files;
 mod operator;
@@ -16,6 +17,7 @@ use crate::control::{
     Stop,
 };
 use crate::net::{self, Wire, WireEvent};
+use doors::Doors;
 use files::Bulk;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +26,6 @@ use std::time::Instant;
 use suanli_base::{CityId, Hash, JobId, NodeId};
 use suanli_bus::CityState;
 use suanli_identity::{Grant, Role, SecretKey, Ticket};
-use suanli_link::Listener;
 use suanli_log::Entry;
 use suanli_node::city::{CityNode, CommandId, ConnId, Done, Input, Output, Source, Work};
 use suanli_rdpa::Limits;
@@ -94,16 +95,11 @@ pub async fn serve(options: CityOptions) -> Result<(), Refusal> {
     let wanted = state.blobs().into_iter().collect();
     files.blobs.keep_only(&wanted).map_err(|error| environment(error.to_string()))?;
     let contents = files.contents().map_err(|error| environment(error.to_string()))?;
-    let listener = listen(&options, &remembered, &key).await?;
-    let address = listener.local_addr().map_err(|error| environment(error.to_string()))?;
-    if remembered.port != address.port() {
-        remembered.port = address.port();
+    let doors = Doors::open(&options.doors, &remembered, &folder, &key).await?;
+    if remembered.port != doors.port {
+        remembered.port = doors.port;
         remember(&folder, &remembered)?;
     }
-    let addresses = match options.advertise.is_empty() {
-        true => vec![address.to_string()],
-        false => options.advertise.clone(),
-    };
     let (control, calls) = ControlServer::start(&folder, NodeKind::City)
         .map_err(|error| environment(error.to_string()))?;
     let clock = Clock::start();
@@ -111,7 +107,8 @@ pub async fn serve(options: CityOptions) -> Result<(), Refusal> {
     let traffic = Ledger::open(&folder, node.state());
     let (done_out, done) = mpsc::unbounded_channel();
     let (wires, wire_events) = mpsc::channel(1024);
-    net::listen(listener, wires);
+    net::listen(doors.all(), &wires);
+    drop(wires);
     let program = crate::family::worker_program(&options.worker)?;
     let (orders, orders_in) = mpsc::unbounded_channel();
     let measuring =
@@ -129,7 +126,8 @@ pub async fn serve(options: CityOptions) -> Result<(), Refusal> {
         wires: BTreeMap::new(),
         traffic,
         described: BTreeSet::new(),
-        addresses: addresses.clone(),
+        addresses: doors.for_tickets(),
+        shown_addresses: doors.shown(),
         started: Instant::now(),
         name: remembered.name,
         commands: 0,
@@ -138,32 +136,17 @@ pub async fn serve(options: CityOptions) -> Result<(), Refusal> {
     };
     let ticket = process.ticket(Role::Join, TICKET_LASTS_S, TICKET_USES);
     if let Some(ready) = options.ready {
+        let addresses = doors.shown();
         // Whoever wanted to know has gone meanwhile.
         let _ = ready.send(CityReady { city, addresses, ticket: ticket.ok() });
     }
     let ended = process.serve(calls, done, wire_events, options.stop).await;
     process.control.settle().await;
     drop(process);
+    doors.close().await;
     measuring.abort();
     let _ = measuring.await;
     ended
-}
-
-/// The port of the last start when none is asked for and it is free, else any.
-async fn listen(
-    options: &CityOptions,
-    remembered: &Remembered,
-    key: &SecretKey,
-) -> Result<Listener, Refusal> {
-    let mut wanted = options.listen;
-    if wanted.port() == 0 && remembered.port != 0 {
-        wanted.set_port(remembered.port);
-        if let Ok(listener) = net::bind(wanted, key).await {
-            return Ok(listener);
-        }
-        wanted.set_port(0);
-    }
-    net::bind(wanted, key).await
 }
 
 /// Folds the log.
@@ -245,7 +228,10 @@ struct Process {
     traffic: Ledger,
     /// Jobs whose tensors the node was told of, or has none to be told of.
     described: BTreeSet<JobId>,
+    /// The ways to this city, for tickets: with the pass of a relay.
     addresses: Vec<String>,
+    /// The same, without it.
+    shown_addresses: Vec<String>,
     started: Instant,
     name: String,
     commands: u64,
@@ -398,7 +384,7 @@ impl Process {
 
     fn wire_event(&mut self, event: WireEvent) -> Result<(), Refusal> {
         match event {
-            WireEvent::Up { wire } => {
+            WireEvent::Up { wire, .. } => {
                 let (conn, peer) = (ConnId(wire.link()), wire.peer());
                 self.wires.insert(conn, (peer, wire));
                 self.input(Input::Opened { conn, peer, seed: net::entropy() })

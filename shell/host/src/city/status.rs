@@ -22,7 +22,7 @@ impl Process {
         CityStatus {
             city: state.city.to_string(),
             name: self.name.clone(),
-            addresses: self.addresses.clone(),
+            addresses: self.shown_addresses.clone(),
             folder: self.files.folder.clone(),
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),

@@ -24,14 +24,14 @@ pub use message::{
     Answer, ControlReply, ControlRequest, Greeting, NodeKind, Refusal, RefusalClass, StatusEvent,
 };
 pub use options::{
-    CityInit, CityOptions, CityReady, FamilyNote, FamilyOptions, FamilyReady, Limits,
+    CityInit, CityOptions, CityReady, DoorOptions, FamilyNote, FamilyOptions, FamilyReady, Limits,
     SHARE_PERCENT_MAX,
 };
 pub use server::{ControlCall, ControlServer};
 pub use socket::SOCKET_NAME;
 pub use status::{
     CityStatus, ContributionStatus, FamilyState, FamilyStatus, JobState, JobStatus,
-    LOSS_POINTS_MAX, LimitsStatus, LossPoint, MemberState, MemberStatus, TrafficStatus,
+    LOSS_POINTS_MAX, LimitsStatus, LinkStatus, LossPoint, MemberState, MemberStatus, TrafficStatus,
     thin_losses,
 };
 pub use stop::{Stop, StopReason, Stopper, stop_on_signals};

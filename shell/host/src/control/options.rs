@@ -1,10 +1,13 @@
 //! What a person may say when a city or a family starts.
 
+use super::status::LinkStatus;
 use super::stop::Stop;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use suanli_base::{Bytes, CityId, NodeId};
 use suanli_identity::Ticket;
+use suanli_link::RelayAddr;
+use suanli_link::dial::Prefer;
 use tokio::sync::{mpsc, oneshot};
 
 /// A share of CPU time is a number from 1 to this.
@@ -22,11 +25,8 @@ pub struct CityInit {
 pub struct CityOptions {
     /// The data folder that `city init` made.
     pub folder: PathBuf,
-    /// Where to listen; loopback unless its operator said otherwise. Port 0: any free one, the
-    /// same again after a restart when it is still free.
-    pub listen: SocketAddr,
-    /// Addresses to put into tickets, when not those it listens on.
-    pub advertise: Vec<String>,
+    /// How others reach it.
+    pub doors: DoorOptions,
     /// The program that runs as the worker process, and its arguments; empty: this one's `worker`.
     pub worker: Vec<std::ffi::OsString>,
     /// Ends the loop cleanly.
@@ -35,12 +35,40 @@ pub struct CityOptions {
     pub ready: Option<oneshot::Sender<CityReady>>,
 }
 
+/// How others reach a city.
+#[derive(Clone, Debug)]
+pub struct DoorOptions {
+    /// Where to listen, for TCP and for UDP; loopback unless its operator said otherwise. Port 0: any
+    /// free one, the same again after a restart when it is still free.
+    pub listen: SocketAddr,
+    /// Addresses to put into tickets, when not those it listens on: `host:port` for TCP and QUIC, or
+    /// the ways one by one.
+    pub advertise: Vec<String>,
+    /// Whether QUIC is offered beside TCP.
+    pub quic: bool,
+    /// Where to run a relay of its own, for members that cannot be met straight.
+    pub relay: Option<SocketAddr>,
+    /// A relay run elsewhere, when it runs none: members meet the city there.
+    pub via: Option<RelayAddr>,
+    /// Whether machines of this network may find the city by its key (multicast DNS); nothing: unless
+    /// it listens on loopback.
+    pub lan: Option<bool>,
+}
+
+impl DoorOptions {
+    /// Listens on `listen`, for TCP and for QUIC, without a relay.
+    #[must_use]
+    pub const fn on(listen: SocketAddr) -> Self {
+        Self { listen, advertise: Vec::new(), quic: true, relay: None, via: None, lan: None }
+    }
+}
+
 /// A city listens.
 #[derive(Clone, Debug)]
 pub struct CityReady {
     /// Its id.
     pub city: CityId,
-    /// Where it listens.
+    /// The ways to it, without the pass of a relay.
     pub addresses: Vec<String>,
     /// A join ticket, when one was issued at this start.
     pub ticket: Option<Ticket>,
@@ -74,6 +102,8 @@ pub struct FamilyOptions {
     pub name: Option<String>,
     /// The owner's limits.
     pub limits: Limits,
+    /// Which kind of link to try first.
+    pub prefer: Prefer,
     /// The program that runs as the worker process, and its arguments.
     pub worker: Vec<std::ffi::OsString>,
     /// Ends the loop cleanly.
@@ -118,4 +148,6 @@ pub struct FamilyReady {
     pub name: String,
     /// The city.
     pub city: CityId,
+    /// How it is connected.
+    pub link: Option<LinkStatus>,
 }

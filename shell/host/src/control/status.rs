@@ -15,7 +15,7 @@ pub struct CityStatus {
     pub city: String,
     /// The name its operator gave it.
     pub name: String,
-    /// Where it listens, `host:port`.
+    /// The ways to it, without the pass of a relay.
     pub addresses: Vec<String>,
     /// Its data folder.
     pub folder: PathBuf,
@@ -224,6 +224,8 @@ pub struct FamilyStatus {
     pub city: String,
     /// Where it reaches that city.
     pub address: String,
+    /// How it is connected, while it is.
+    pub link: Option<LinkStatus>,
     /// What it is doing.
     pub state: FamilyState,
     /// Why it is in that state, in a few words, when there is something to say.
@@ -252,6 +254,22 @@ pub struct FamilyStatus {
     pub bytes_down: u64,
     /// The owner's limits.
     pub limits: LimitsStatus,
+}
+
+/// How a family is connected to its city.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LinkStatus {
+    /// `tcp` or `quic`.
+    pub kind: String,
+    /// Where the city is reached now: an address, or a relay.
+    pub remote: String,
+    /// Whether it goes by way of a relay.
+    pub relayed: bool,
+    /// Why this kind: the name of a [`suanli_link::dial::Why`].
+    pub why: String,
+    /// Milliseconds from the first attempt to the proven key.
+    pub took_ms: u64,
 }
 
 /// What a family is doing.

@@ -4,12 +4,13 @@
 mod bulk;
 pub(crate) mod frozen;
 mod keep;
-mod settings;
+pub(crate) mod settings;
 
 use crate::clock::Clock;
 use crate::control::{
     Answer, ControlCall, ControlReply, ControlRequest, ControlServer, FamilyNote, FamilyOptions,
-    FamilyReady, FamilyState, FamilyStatus, LimitsStatus, NodeKind, Refusal, RefusalClass, Stop,
+    FamilyReady, FamilyState, FamilyStatus, LimitsStatus, LinkStatus, NodeKind, Refusal,
+    RefusalClass, Stop,
 };
 use crate::net::{self, Wire, WireEvent};
 use bulk::{Bulk, Program, Shared};
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use suanli_bus::worker::Phase;
 use suanli_identity::SecretKey;
+use suanli_link::dial::{Dialer, Report};
 use suanli_node::family::{Done, FamilyNode, Input, Output, Owner, Setup, Work};
 use suanli_rdpa::Limits;
 use suanli_store::FolderLock;
@@ -74,9 +76,12 @@ pub async fn run(options: FamilyOptions) -> Result<(), Refusal> {
     let bulk = Bulk::new((keep, frozen), program, Arc::clone(&shared), done_out);
     let bulk = tokio::spawn(bulk.run(works_in));
     let (wire_out, wire_events) = mpsc::channel(256);
+    let dialer =
+        Arc::new(Dialer::new(&key, settings.city.into(), &settings.ways, options.prefer, true));
     let mut agent = Agent {
         node,
         key,
+        dialer: Arc::clone(&dialer),
         clock,
         settings,
         folder: options.folder,
@@ -90,10 +95,10 @@ pub async fn run(options: FamilyOptions) -> Result<(), Refusal> {
         works,
         control,
         wire: None,
+        how: None,
         wire_out,
         links: 0,
         redial: REDIAL_FIRST,
-        address: 0,
         dialling: false,
         contributions: 0,
         tokens: 0,
@@ -108,6 +113,7 @@ pub async fn run(options: FamilyOptions) -> Result<(), Refusal> {
     };
     let ended = agent.serve(calls, done, wire_events, options.stop).await;
     drop(agent);
+    dialer.close().await;
     // The channel is closed: the task ends, and with it the worker process.
     bulk.abort();
     let _ = bulk.await;
@@ -155,6 +161,7 @@ fn program(command: &[std::ffi::OsString], threads: u32) -> Result<Program, Refu
 struct Agent {
     node: FamilyNode,
     key: SecretKey,
+    dialer: Arc<Dialer>,
     clock: Clock,
     settings: Settings,
     folder: PathBuf,
@@ -164,10 +171,11 @@ struct Agent {
     /// Open for as long as this lives.
     control: ControlServer,
     wire: Option<Wire>,
+    /// How the present link came about.
+    how: Option<Report>,
     wire_out: mpsc::Sender<WireEvent>,
     links: u64,
     redial: Duration,
-    address: usize,
     dialling: bool,
     contributions: u64,
     tokens: u64,
@@ -262,7 +270,8 @@ impl Agent {
                 let node = self.key.node();
                 let (name, city) = (self.settings.name.clone(), self.settings.city);
                 // Whoever wanted to know has gone meanwhile.
-                let _ = ready.send(FamilyReady { node, name, city });
+                let link = self.link_status();
+                let _ = ready.send(FamilyReady { node, name, city, link });
             }
         }
     }
@@ -306,31 +315,21 @@ impl Agent {
     }
 
     fn dial(&mut self, after: Duration) {
-        if self.dialling || self.settings.addresses.is_empty() {
+        if self.dialling {
             return;
         }
         self.dialling = true;
         self.links += 1;
-        let at = self.address % self.settings.addresses.len();
-        self.address += 1;
-        let address = self.settings.addresses[at].clone();
-        let wait =
-            if self.address > self.settings.addresses.len() { after } else { Duration::ZERO };
-        net::dial(
-            self.links,
-            address,
-            self.key.clone(),
-            self.settings.city.into(),
-            wait,
-            self.wire_out.clone(),
-        );
+        net::dial(self.links, Arc::clone(&self.dialer), after, self.wire_out.clone());
     }
 
-    /// The address of the last attempt.
-    fn address_dialled(&self) -> String {
-        let addresses = &self.settings.addresses;
-        let at = self.address.saturating_sub(1) % addresses.len().max(1);
-        addresses.get(at).cloned().unwrap_or_default()
+    /// Where the city is looked for.
+    fn address(&self) -> String {
+        self.settings.ways.first().map(ToString::to_string).unwrap_or_default()
+    }
+
+    fn link_status(&self) -> Option<LinkStatus> {
+        Some(net::link_status(self.wire.as_ref()?, self.how.as_ref()?))
     }
 
     fn unplug(&mut self) {
@@ -343,10 +342,10 @@ impl Agent {
 
     fn wire_event(&mut self, event: WireEvent) {
         match event {
-            WireEvent::Up { wire } => {
+            WireEvent::Up { wire, how } => {
                 self.dialling = false;
-                self.address = 0;
                 self.wire = Some(wire);
+                self.how = how;
                 self.reason = None;
                 self.input(Input::Linked { seed: net::entropy() });
             }
@@ -358,7 +357,7 @@ impl Agent {
                     return;
                 }
                 if !core::mem::replace(&mut self.away, true) {
-                    let address = self.address_dialled();
+                    let address = self.address();
                     self.note(FamilyNote::Unreachable { address, why: why.message });
                 }
                 self.redial = (self.redial * 2).min(REDIAL_MAX);
@@ -437,7 +436,6 @@ impl Agent {
         };
         let spec = worker.job.and_then(|job| self.node.spec(job));
         let (up, down) = self.wire.as_ref().map_or((0, 0), Wire::bytes);
-        let address = self.settings.addresses.first().cloned().unwrap_or_default();
         FamilyStatus {
             node: self.key.node().to_string(),
             name: self.settings.name.clone(),
@@ -445,7 +443,8 @@ impl Agent {
             pid: std::process::id(),
             worker_pid: self.shared.worker_pid(),
             city: self.settings.city.to_string(),
-            address,
+            address: self.address(),
+            link: self.link_status(),
             state,
             reason: self.reason.clone(),
             job: worker.job.map(|job| job.to_string()),

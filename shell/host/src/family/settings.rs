@@ -6,13 +6,14 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 use suanli_base::CityId;
 use suanli_identity::{Role, Ticket};
+use suanli_link::Way;
 
 const FILE: &str = "family.toml";
 
 /// How a family joined.
 pub(super) struct Settings {
     pub city: CityId,
-    pub addresses: Vec<String>,
+    pub ways: Vec<Way>,
     pub ticket: Vec<u8>,
     pub name: String,
 }
@@ -31,13 +32,7 @@ impl Settings {
         let known = read(&path)?;
         let ticket = match (&options.ticket, &known) {
             (Some(ticket), _) => ticket.clone(),
-            (None, Some(file)) => file.ticket.parse::<Ticket>().map_err(|error| {
-                Refusal::new(
-                    RefusalClass::Corrupt,
-                    format!("{}: {error}", path.display()),
-                    "join again with a ticket",
-                )
-            })?,
+            (None, Some(file)) => ticket_of(&path, file)?,
             (None, None) => {
                 let text = "this folder never joined a city: a ticket is needed";
                 return Err(Refusal::new(RefusalClass::Usage, text, "suanli join TICKET"));
@@ -51,9 +46,21 @@ impl Settings {
         let file = File { name: name.clone(), ticket: ticket.to_string() };
         write(&path, &file)?;
         let grant = ticket.grant();
-        let (city, addresses) = (grant.city, grant.addresses.clone());
-        Ok(Self { city, addresses, ticket: ticket.to_bytes(), name })
+        Ok(Self { city: grant.city, ways: ways(&ticket), ticket: ticket.to_bytes(), name })
     }
+}
+
+/// The ticket that a folder joined with, if it ever did.
+pub(crate) fn remembered(folder: &Path) -> Result<Option<Ticket>, Refusal> {
+    let path = folder.join(FILE);
+    read(&path)?.map(|file| ticket_of(&path, &file)).transpose()
+}
+
+fn ticket_of(path: &Path, file: &File) -> Result<Ticket, Refusal> {
+    file.ticket.parse::<Ticket>().map_err(|error| {
+        let text = format!("{}: {error}", path.display());
+        Refusal::new(RefusalClass::Corrupt, text, "join again with a ticket")
+    })
 }
 
 /// A ticket that cannot work is refused before anything is dialled.
@@ -62,15 +69,20 @@ fn check(ticket: &Ticket) -> Result<(), Refusal> {
     ticket
         .check(now, Role::Join)
         .map_err(|error| Refusal::new(RefusalClass::Permission, error.to_string(), ""))?;
-    if ticket.grant().addresses.is_empty() {
-        let text = "the ticket names no address of its city";
-        return Err(Refusal::new(
-            RefusalClass::Permission,
-            text,
-            "ask the operator for one that does",
-        ));
+    if ways(ticket).is_empty() {
+        let text = match ticket.grant().addresses.first() {
+            None => "the ticket names no address of its city".to_owned(),
+            Some(found) => format!("this program knows no such way to a city as {found:?}"),
+        };
+        let next = "ask the operator for a ticket that names another; this program may be too old";
+        return Err(Refusal::new(RefusalClass::Permission, text, next));
     }
     Ok(())
+}
+
+/// The ways that this program knows. A newer city may name others besides.
+pub(crate) fn ways(ticket: &Ticket) -> Vec<Way> {
+    ticket.grant().addresses.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
 fn host_name() -> String {

@@ -32,8 +32,7 @@ impl QuicEndpoint {
     }
 
     pub(super) fn begin_lan(&self, advertise: bool) -> Result<(), LinkError> {
-        let mut builder =
-            MdnsAddressLookup::builder().service_name(SERVICE).advertise(advertise);
+        let mut builder = MdnsAddressLookup::builder().service_name(SERVICE).advertise(advertise);
         if advertise {
             builder = builder.discovery_cadence(SELDOM);
         }

@@ -44,7 +44,9 @@ impl AccessControl for Holders {
         if token.is_some_and(|token| self.0.admits(node, &token)) {
             Access::Allow
         } else {
-            Access::Deny { reason: Some("this relay wants the pass that a ticket holds".to_owned()) }
+            Access::Deny {
+                reason: Some("this relay wants the pass that a ticket holds".to_owned()),
+            }
         }
     }
 }

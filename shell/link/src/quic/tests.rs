@@ -213,7 +213,10 @@ async fn relays_are_used_only_where_they_were_asked_for() {
     let error = family.connect(&addr, PATIENCE).await.unwrap_err();
     assert!(matches!(error, LinkError::Relay { why: RelayFault::Disabled, .. }), "{error}");
     assert!(!family.relayed(PATIENCE).await);
-    let options = QuicOptions { relays: vec!["no url".to_owned()], ..options(1, Congestion::Bbr) };
+    let options = QuicOptions {
+        relays: vec![RelayAddr { url: "no url".to_owned(), pass: None }],
+        ..options(1, Congestion::Bbr)
+    };
     let error = QuicEndpoint::bind(&key(2), options).await.unwrap_err();
     assert!(matches!(error, LinkError::Relay { why: RelayFault::NoUrl, .. }), "{error}");
 }
