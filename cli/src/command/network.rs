@@ -42,7 +42,7 @@ fn report(language: Language, found: &Network) -> String {
         ),
     ];
     if let Some(city) = &found.city {
-        lines.push(words::network_city(language, &city.chars().take(8).collect::<String>()));
+        lines.push(words::network_city(language, &super::status::short(city)));
     }
     lines.extend(found.ways.iter().map(|way| way_line(language, way)));
     if let Some(link) = &found.link {

@@ -13,11 +13,12 @@ use suanli_host::control::{
     CityInit, CityOptions, CityReady, CityStatus, Client, ControlReply, ControlRequest,
     DoorOptions, FamilyNote, FamilyOptions, JobState, Limits, Refusal, Stop, StopReason, Stopper,
 };
-use suanli_host::{city, family, job, worker};
+use suanli_host::network::{self, NetworkOptions};
+use suanli_host::{city, family, job, relay, worker};
 use suanli_identity::{Role, SecretKey};
-use suanli_link::connect;
 use suanli_link::dial::Prefer;
 use suanli_link::reader::Reader;
+use suanli_link::{Way, connect};
 use suanli_rdpa::{Hello, RegionName};
 use suanli_store::checkpoint::{self, Card, Companions, Contents, Loaded, Overwrite};
 use suanli_store::job_file::JobFile;
@@ -167,6 +168,51 @@ async fn two_families_train_a_job_to_its_end_and_the_loss_falls() {
         stop(family).await;
     }
     stop(city).await;
+}
+
+/// The city tells members nothing but its relay, so they meet it there; the bytes are those of QUIC.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn families_that_know_only_a_relay_train_a_job_to_its_end() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("city");
+    city::init(&folder, &CityInit { name: "test".into() }).unwrap();
+    let prepared = prepare(root.path());
+    let any = "127.0.0.1:0".parse().unwrap();
+    let relay = relay::start(any, &root.path().join("relay.key"), None).await.unwrap();
+    let Way::Relay(via) = relay.way().clone() else { panic!("a relay is named by its way") };
+    let doors = DoorOptions {
+        advertise: vec![relay.way().secret_text()],
+        via: Some(via),
+        ..DoorOptions::on(any)
+    };
+    let (city, ready) = start_city_with(&folder, doors).await;
+    let pass = relay.way().secret_text();
+    let pass = pass.split_once('#').unwrap().1;
+    assert_eq!(ready.addresses, [relay.way().to_string()]);
+    assert!(!ready.addresses[0].contains(pass) && pass.len() > 40, "the pass is for tickets only");
+    let mut client = Client::connect(&folder).await.unwrap();
+    let request = ControlRequest::Submit { folder: prepared.folder.clone() };
+    client.call(&request).await.unwrap();
+    let home = root.path().join("a");
+    let families =
+        [start_family(home.clone(), "a", &ready), start_family(root.path().join("b"), "b", &ready)];
+    until(&folder, |status| status.jobs[0].state == JobState::Done).await;
+    let mut family = Client::connect(&home).await.unwrap();
+    let ControlReply::Family(family) = family.call(&ControlRequest::Status).await.unwrap() else {
+        panic!("a family says how it is")
+    };
+    let link = family.link.unwrap();
+    assert_eq!((link.kind.as_str(), link.why.as_str()), ("quic", "only"));
+    let looked =
+        network::look(NetworkOptions { folder: home, ..Default::default() }).await.unwrap();
+    let measured = looked.measured.unwrap();
+    assert!(measured.down_bit_per_s > 1e6 && measured.up_bit_per_s > 1e6, "{measured:?}");
+    assert!(looked.ways.len() == 1 && looked.ways[0].took_ms.is_some(), "{:?}", looked.ways);
+    for family in families {
+        stop(family).await;
+    }
+    stop(city).await;
+    relay.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

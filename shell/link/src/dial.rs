@@ -24,6 +24,8 @@ mod by_quic;
 
 /// How long the first choice has before the other kind is tried too.
 const HEAD_START: Duration = Duration::from_millis(400);
+/// How long all named ways have before the node is looked for on this network too.
+const LOOK_AFTER: Duration = Duration::from_secs(2);
 /// Between two addresses of one kind.
 const STAGGER: Duration = Duration::from_millis(100);
 
@@ -205,34 +207,29 @@ impl Dialer {
     pub async fn dial(&self, timeout: Duration) -> Result<Dialled, DialError> {
         let begun = Instant::now();
         let mut race = Race::default();
-        let (why, tcp_first) = match self.first {
-            First::Tcp(why) => (why, true),
-            First::Quic(why) => (why, false),
-        };
+        let (First::Tcp(first) | First::Quic(first)) = self.first;
+        let tcp_first = matches!(self.first, First::Tcp(_));
         self.start(tcp_first, &mut race, timeout);
+        let firsts = race.attempts.len();
         let mut won = race.first(Some(HEAD_START)).await;
-        let mut why = why;
+        let mut other = Why::OtherSlow;
         if won.is_none() {
-            why = if race.tasks.is_empty() { Why::OtherFailed } else { Why::OtherSlow };
-            let before = race.attempts.len();
-            self.start(!tcp_first, &mut race, timeout);
-            won = race.first(None).await;
-            let by_first_choice = won.as_ref().is_some_and(|(at, _)| *at < before);
-            if by_first_choice || before == 0 || race.attempts.len() == before {
-                why = match self.first {
-                    First::Tcp(why) | First::Quic(why) => why,
-                };
+            if race.tasks.is_empty() {
+                other = Why::OtherFailed;
             }
+            self.start(!tcp_first, &mut race, timeout);
+            won = race.first(Some(LOOK_AFTER)).await;
         }
-        #[cfg(feature = "lan")]
-        if won.is_none() && self.quic.looks_nearby() {
-            why = Why::FoundNearby;
-            race.attempts.push(Attempt { way: "this network".to_owned(), outcome: None });
-            let at = race.attempts.len() - 1;
-            let quic = self.quic.clone();
-            race.start(at, Duration::ZERO, async move { quic.nearby(timeout).await });
+        let named = race.attempts.len();
+        if won.is_none() {
+            self.look_nearby(&mut race, timeout);
             won = race.first(None).await;
         }
+        let why = match &won {
+            Some((at, _)) if *at >= named => Why::FoundNearby,
+            Some((at, _)) if *at >= firsts && firsts > 0 => other,
+            _ => first,
+        };
         let attempts = race.attempts;
         match won {
             Some((_, link)) => {
@@ -248,6 +245,20 @@ impl Dialer {
         #[cfg(feature = "iroh")]
         self.quic.close().await;
     }
+
+    /// Looks for the node on this network, if we were told to.
+    #[cfg(feature = "lan")]
+    fn look_nearby(&self, race: &mut Race, timeout: Duration) {
+        if self.quic.looks_nearby() {
+            race.attempts.push(Attempt { way: "this network".to_owned(), outcome: None });
+            let (at, quic) = (race.attempts.len() - 1, self.quic.clone());
+            race.start(at, Duration::ZERO, async move { quic.nearby(timeout).await });
+        }
+    }
+
+    #[cfg(not(feature = "lan"))]
+    #[allow(clippy::unused_self, reason = "with the feature it looks")]
+    fn look_nearby(&self, _: &mut Race, _: Duration) {}
 
     fn start(&self, tcp: bool, race: &mut Race, timeout: Duration) {
         if !tcp {

@@ -67,13 +67,14 @@ impl Doors {
         let mut ways = ways(advertised, &hosts, address, quic.as_deref());
         if quic.is_some() {
             ways.truncate(TICKET_ADDRESSES_MAX - 1);
-            ways.extend(meets_at.as_ref().map(|at| {
+            let relayed = meets_at.as_ref().map(|at| {
                 let told = relay.as_ref().and_then(|(relay, pass)| {
                     let host = hosts.first()?;
                     Some(RelayAddr { url: relay.url(host), pass: Some(pass.clone()) })
                 });
                 Way::Relay(told.unwrap_or_else(|| at.clone()))
-            }));
+            });
+            ways.extend(relayed.filter(|way| !ways.contains(way)));
         }
         ways.truncate(TICKET_ADDRESSES_MAX);
         if let (Some(quic), Some(at)) = (&quic, &meets_at) {
