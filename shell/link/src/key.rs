@@ -103,6 +103,27 @@ pub(crate) fn connecting(key: &SecretKey, expected: NodeId) -> Arc<ClientConfig>
     Arc::new(config)
 }
 
+/// For a service that strangers may ask, as long as it proves its key.
+#[cfg(feature = "relay")]
+pub(crate) fn answering(key: &SecretKey) -> ServerConfig {
+    let provider = provider();
+    let own = AlwaysResolvesServerRawPublicKeys::new(certified(key, &provider));
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("the suites above are of TLS 1.3")
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(own));
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config
+}
+
+/// Takes only a server that proves the key of `expected`.
+#[cfg(feature = "iroh")]
+pub(crate) fn only(expected: NodeId, provider: Arc<CryptoProvider>) -> Arc<dyn ServerCertVerifier> {
+    Arc::new(Judge { expected: Some(expected), provider })
+}
+
 /// A name that TLS wants and nobody looks at.
 pub(crate) fn server_name() -> ServerName<'static> {
     ServerName::try_from("suanli").expect("a valid name")

@@ -14,11 +14,13 @@ use core::fmt;
 use core::str::FromStr;
 use data_encoding::{BASE32_NOPAD, BASE32_NOPAD_NOCASE};
 use suanli_base::NodeId;
+use suanli_identity::SecretKey;
 use zeroize::Zeroizing;
 
 const PASS_BYTES: usize = 32;
 const WAY_CHARS_MAX: usize = 255;
 const PASS_CONTEXT: &str = "suanli 2026 relay pass";
+const KEY_CONTEXT: &str = "suanli 2026 relay key";
 
 /// One way to reach a node.
 #[derive(Clone, PartialEq, Eq)]
@@ -112,6 +114,15 @@ impl fmt::Debug for Way {
     }
 }
 
+impl RelayAddr {
+    /// The port that the URL names.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        let rest = self.url.split_once("://")?.1.trim_end_matches('/');
+        rest.rsplit_once(':')?.1.parse().ok()
+    }
+}
+
 impl fmt::Debug for RelayAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RelayAddr({})", self.url)
@@ -197,6 +208,12 @@ impl RelayPass {
     #[must_use]
     pub fn secret_text(&self) -> Zeroizing<String> {
         Zeroizing::new(BASE32_NOPAD.encode(&self.0[..]).to_ascii_lowercase())
+    }
+
+    /// The key by which the relay's answers are told from those of others: of all who have the pass.
+    #[must_use]
+    pub fn key(&self) -> SecretKey {
+        SecretKey::from_seed(&blake3::derive_key(KEY_CONTEXT, &self.0[..]))
     }
 
     /// What the node shows to the relay: useless without its key.

@@ -7,6 +7,7 @@
 //! no directory but those a caller names; strangers have the same bounds as over TCP, and small
 //! windows.
 
+mod congestion;
 #[cfg(feature = "lan")]
 mod lan;
 mod lanes;
@@ -23,12 +24,14 @@ pub use settings::{Congestion, LANE_WINDOW_BYTES, LANES, LANES_MAX};
 use crate::counted::{Counters, Metered};
 use crate::strangers::{Place, Strangers};
 use crate::way::RelayAddr;
-use crate::{Link, LinkError, LinkKind, LinkLimits, RelayFault, Remote, key::ALPN};
+use crate::{Link, LinkError, LinkKind, LinkLimits, RelayFault, Remote, key, key::ALPN};
 use iroh::endpoint::{
     Accepting, ConnectError, ConnectWithOptsError, ConnectingError, Connection, ConnectionError,
     Incoming as QuicIncoming, IncomingAddr, RelayMode, presets,
 };
+use iroh::tls::CaTlsConfig;
 use iroh::{Endpoint, EndpointAddr, RelayConfig, RelayMap, RelayUrl, TransportAddr};
+use iroh_relay::RelayQuicConfig;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -148,6 +151,13 @@ impl QuicEndpoint {
             .relay_mode(mode)
             .clear_address_lookup()
             .clear_ip_transports();
+        // The relays of members prove a key; others have certificates that everybody knows.
+        if let Some(pass) = relays.iter().find_map(|relay| relay.pass.as_ref()) {
+            let node = pass.key().node();
+            let only = move |provider| Ok(key::only(node, provider));
+            builder =
+                builder.ca_tls_config(CaTlsConfig::custom_server_cert_verifier(Arc::new(only)));
+        }
         for addr in bind {
             builder = builder
                 .bind_addr(addr)
@@ -288,7 +298,9 @@ impl QuicStranger {
 
 /// A relay as the library has it. It asks for our token, never for the pass itself.
 fn relay_config(relay: &RelayAddr, node: NodeId) -> Result<RelayConfig, LinkError> {
-    let config = RelayConfig::new(url(&relay.url)?, None);
+    // Ours tells us our address on the port of the same number.
+    let tells = relay.pass.as_ref().and(relay.port()).map(RelayQuicConfig::new);
+    let config = RelayConfig::new(url(&relay.url)?, tells);
     Ok(match &relay.pass {
         Some(pass) => config.with_auth_token(pass.token(node)),
         None => config,
@@ -337,7 +349,10 @@ fn counters_of(connection: &Connection) -> Arc<Counters> {
     })))
 }
 
-fn bind_error(addr: SocketAddr, error: iroh::endpoint::BindError) -> LinkError {
+fn bind_error(
+    addr: SocketAddr,
+    error: impl core::error::Error + Send + Sync + 'static,
+) -> LinkError {
     let mut cause: Option<&(dyn core::error::Error + 'static)> = Some(&error);
     while let Some(error) = cause {
         if let Some(io) = error.downcast_ref::<io::Error>()

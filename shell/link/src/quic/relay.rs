@@ -6,16 +6,23 @@
 //! alone, and proves the key. What passes is encrypted from member to member, so the relay sees who
 //! talks to whom and how much, and nothing else; that is why plain HTTP will do to reach it.
 //!
+//! On the UDP port of the same number it tells whoever asks from which address the question came
+//! (QUIC address discovery, draft-seemann-quic-address-discovery): with that, two nodes behind routers
+//! find a straight way to each other. It proves a key that the pass gives, so nobody else's answer is
+//! taken; who asks tells nothing of itself.
+//!
 //! Off unless an operator asks for it.
 
-use crate::LinkError;
 use crate::way::RelayPass;
+use crate::{LinkError, key};
 use iroh_relay::server::{
-    Access, AccessControl, ClientRequest, RelayConfig, Server, ServerConfig, SpawnError,
+    Access, AccessControl, ClientRequest, QuicConfig, RelayConfig, Server, ServerConfig, SpawnError,
 };
-use std::io;
 use std::net::SocketAddr;
 use suanli_base::NodeId;
+
+/// How often a free port is looked for that TCP and UDP both have.
+const PORT_TRIES: usize = 8;
 
 /// A running relay. It ends when dropped.
 pub struct Relay {
@@ -57,10 +64,14 @@ impl Relay {
     /// # Errors
     /// [`LinkError::PortInUse`] or [`LinkError::Bind`].
     pub async fn start(addr: SocketAddr, pass: RelayPass) -> Result<Self, LinkError> {
+        let addr = free(addr)?;
+        let mut tell = QuicConfig::new(addr);
+        tell.server_config = Some(key::answering(&pass.key()));
         let mut relay = RelayConfig::new(addr);
         relay.access = std::sync::Arc::new(Holders(pass));
         let mut config = ServerConfig::default();
         config.relay = Some(relay);
+        config.quic = Some(tell);
         let server = Server::spawn(config).await.map_err(|error| refused(addr, error))?;
         let addr = server.http_addr().unwrap_or(addr);
         Ok(Self { server, addr })
@@ -88,9 +99,26 @@ impl Relay {
     }
 }
 
+/// A port that is free for TCP and for UDP, in place of port 0.
+fn free(mut addr: SocketAddr) -> Result<SocketAddr, LinkError> {
+    let asked = addr;
+    for _ in 0..PORT_TRIES {
+        if addr.port() != 0 {
+            break;
+        }
+        let bound = |source| LinkError::of_bind(asked, source);
+        let tcp = std::net::TcpListener::bind(asked).map_err(bound)?;
+        let found = tcp.local_addr().map_err(bound)?;
+        if std::net::UdpSocket::bind(found).is_ok() {
+            addr = found;
+        }
+    }
+    Ok(addr)
+}
+
 fn refused(addr: SocketAddr, error: SpawnError) -> LinkError {
     match error {
         SpawnError::BindTcpListener { source, .. } => LinkError::of_bind(addr, source),
-        other => LinkError::Bind { addr, source: io::Error::other(other) },
+        other => super::bind_error(addr, other),
     }
 }

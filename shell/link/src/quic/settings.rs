@@ -9,8 +9,9 @@
 //! smallest packets (1 200 bytes) a lane's window is 904 pieces, under 1 024 however they came. A path
 //! that needs more in flight gets more lanes, not a larger window.
 
+use super::congestion::BbrConfig;
 use iroh::endpoint::{QuicTransportConfig, VarInt};
-use noq_proto::congestion::{Bbr3Config, ControllerFactory, CubicConfig};
+use noq_proto::congestion::{ControllerFactory, CubicConfig};
 use std::sync::Arc;
 
 /// What may be on its way, or unread, on one lane.
@@ -44,7 +45,7 @@ pub(crate) fn transport(
     congestion: Congestion,
 ) -> QuicTransportConfig {
     let factory: Arc<dyn ControllerFactory + Send + Sync> = match congestion {
-        Congestion::Bbr => Arc::new(Bbr3Config::default()),
+        Congestion::Bbr => Arc::new(BbrConfig::default()),
         Congestion::Cubic => Arc::new(CubicConfig::default()),
     };
     QuicTransportConfig::builder()
