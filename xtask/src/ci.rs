@@ -1,6 +1,6 @@
 //! What CI runs, stage by stage, each with its time. The first failure ends it.
 
-use crate::{layers, licences, tree, words};
+use crate::{layers, licences, nat, tree, words};
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader, Write as _};
 use std::process::{Command, Stdio};
@@ -34,6 +34,10 @@ pub(crate) fn run(length: Length) -> Result<()> {
         stage("docs", docs)?;
         stage("seeds", seeds)?;
         stage("fuzz", fuzz)?;
+        stage("nat", || match nat::run(false)? {
+            nat::Ended::Passed | nat::Ended::NotHere => Ok(()),
+            nat::Ended::Failed => bail!("two homes behind routers did not find each other"),
+        })?;
         stage("bits", || cargo(&["xtask", "bits", "--short"]))?;
         stage("benches", || {
             cargo(&["xtask", "bench", "whole", "--short"])?;

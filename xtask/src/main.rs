@@ -1,5 +1,5 @@
 //! The commands of this repository: `cargo xtask ci | layers | words | licences | bits |
-//! python | bench`.
+//! python | nat | bench`.
 //!
 //! Not for: anything that needs our own crates. What does (benches) lives in `bench/` and is
 //! started from here, so that xtask builds in seconds.
@@ -8,6 +8,7 @@ mod bits;
 mod ci;
 mod layers;
 mod licences;
+mod nat;
 mod python;
 mod tree;
 mod words;
@@ -30,6 +31,8 @@ usage: cargo xtask COMMAND
                     --write makes the list of hashes anew
   python            build the wheel of python/ and run its tests in target/python (3: no Python);
                     SUANLI_PYTHON names an interpreter, whose PyTorch is tested with
+  nat               homes behind routers join a city that nobody can reach from outside, in network
+                    namespaces (3: not possible here)
   bench NAME [--short] [--fresh] [--row ROW] [--json FILE]
                     measure; ends with 1 when a goal is missed (bench --list names them all)
 ";
@@ -60,6 +63,10 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
         ["bits", "--aarch64"] => return bits::run(bits::Extent::Aarch64),
         ["bits", "--write"] => return bits::run(bits::Extent::Write),
         ["python"] => return python::run(),
+        ["nat"] => return Ok(nat::run(true)?.into()),
+        // What it runs of itself, in namespaces.
+        ["nat", "--inside"] => nat::inside()?,
+        ["nat", "--router", kind] => nat::router(kind)?,
         ["bench", rest @ ..] => return bench(rest),
         [] | ["help" | "--help" | "-h"] => print!("{USAGE}"),
         _ => bail!("unknown command \"{}\"\n\n{USAGE}", words.join(" ")),
