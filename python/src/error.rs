@@ -3,9 +3,10 @@
 use pyo3::prelude::*;
 use suanli_base::{Fault, Hash, ParseHashError};
 use suanli_identity::GrantError;
-use suanli_link::LinkError;
+use suanli_link::dial::DialError;
 use suanli_link::holder::HoldError;
 use suanli_link::reader::{NoRoom, ReadError, RemoteError};
+use suanli_link::{LinkError, WayError};
 use suanli_params::{CodecError, FeedbackError};
 use suanli_rdpa::{BadRegionName, Code, Failure};
 use suanli_store::KeyError;
@@ -15,6 +16,10 @@ use suanli_store::KeyError;
 pub(crate) enum Trouble {
     #[error(transparent)]
     Link(#[from] LinkError),
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error(transparent)]
+    Way(#[from] WayError),
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
@@ -63,6 +68,7 @@ impl Trouble {
     fn fault(&self) -> Fault {
         match self {
             Self::Link(error) => error.fault(),
+            Self::Dial(error) => error.fault(),
             Self::Read(error) => error.fault(),
             Self::Remote(error) => error.fault(),
             Self::Hold(error) => error.fault(),
@@ -89,7 +95,7 @@ impl Trouble {
             }
             Self::Read(ReadError::Ended { .. } | ReadError::Link(_)) => true,
             Self::Remote(error) => error.is_over(),
-            Self::NoAddress | Self::Closed => true,
+            Self::Dial(_) | Self::NoAddress | Self::Closed => true,
             _ => false,
         }
     }

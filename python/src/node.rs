@@ -331,9 +331,14 @@ impl Node {
     }
 
     /// Says goodbye. Whoever reads gets an error.
-    fn close(&self) {
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
         // The task says goodbye when nobody can ask it any more.
         *lock(&self.current) = None;
+        let work = async {
+            self.recipe.close().await;
+            Ok(())
+        };
+        wait(py, work)
     }
 }
 

@@ -6,18 +6,29 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use suanli_base::{NodeId, Time};
 use suanli_identity::{Role, SecretKey, Ticket};
+use suanli_link::dial::{Dialer, Prefer};
 use suanli_link::reader::{Reader, RemoteNode};
 use suanli_link::shared::connect_shared;
-use suanli_link::{Link, LinkError, connect, connect_plain};
+use suanli_link::{Link, LinkError, Way, connect_plain};
 use suanli_rdpa::Hello;
 use suanli_store::{KeyError, create_key, load_key};
 
-/// What carries a connection.
+/// What a listener here takes connections by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Tls,
     Tcp,
     Shared,
+}
+
+/// The ways to a node, and what carries a connection.
+enum Reach {
+    /// Whichever way answers, encrypted.
+    Any(Box<Dialer>),
+    /// TCP as it is.
+    Plain(Vec<String>),
+    /// A folder of this machine.
+    Shared(PathBuf),
 }
 
 impl Kind {
@@ -77,12 +88,11 @@ pub(crate) fn seed() -> u64 {
 
 /// All that is needed to connect, and to connect again.
 pub(crate) struct Recipe {
-    addresses: Vec<String>,
+    reach: Reach,
     key: SecretKey,
     expected: NodeId,
     role: Role,
     ticket: Vec<u8>,
-    kind: Kind,
     timeout: Duration,
 }
 
@@ -118,38 +128,83 @@ impl Recipe {
         if addresses.is_empty() {
             return Err(Trouble::NoAddress);
         }
+        let key = key_at(wish.key)?;
         Ok(Self {
-            addresses,
-            key: key_at(wish.key)?,
+            reach: Reach::of(wish.link, addresses, &key, expected)?,
+            key,
             expected,
             role,
             ticket: ticket.map_or_else(Vec::new, |ticket| ticket.to_bytes()),
-            kind: Kind::named(wish.link)?,
             timeout: wish.timeout,
         })
     }
 
     async fn link(&self) -> Result<Link, Trouble> {
-        let mut last = None;
-        for address in &self.addresses {
-            let (key, expected, timeout) = (&self.key, self.expected, self.timeout);
-            let made: Result<Link, LinkError> = match self.kind {
-                Kind::Tls => connect(address, key, expected, timeout).await,
-                Kind::Tcp => connect_plain(address, key, expected, timeout).await,
-                Kind::Shared => connect_shared(Path::new(address), key, expected, timeout).await,
-            };
-            match made {
-                Ok(link) => return Ok(link),
-                Err(error) => last = Some(error),
+        let (key, expected, timeout) = (&self.key, self.expected, self.timeout);
+        match &self.reach {
+            Reach::Any(dialer) => Ok(dialer.dial(timeout).await?.link),
+            Reach::Shared(folder) => Ok(connect_shared(folder, key, expected, timeout).await?),
+            Reach::Plain(addresses) => {
+                let mut last: Option<LinkError> = None;
+                for address in addresses {
+                    match connect_plain(address, key, expected, timeout).await {
+                        Ok(link) => return Ok(link),
+                        Err(error) => last = Some(error),
+                    }
+                }
+                Err(last.map_or(Trouble::NoAddress, Trouble::Link))
             }
         }
-        Err(last.map_or(Trouble::NoAddress, Trouble::Link))
     }
 
-    /// Connects, to the first address at which the right node answers.
+    /// Connects, by the first way at which the right node answers.
     pub(crate) async fn connect(&self) -> Result<RemoteNode, Trouble> {
         let link = self.link().await?;
         let hello = Hello::new(self.role, self.ticket.clone());
         Ok(RemoteNode::new(Reader::connect(link, hello, seed()).await?))
+    }
+
+    /// Ends what connects by QUIC, and tells the peer.
+    pub(crate) async fn close(&self) {
+        if let Reach::Any(dialer) = &self.reach {
+            dialer.close().await;
+        }
+    }
+}
+
+impl Reach {
+    fn of(
+        link: &str,
+        addresses: Vec<String>,
+        key: &SecretKey,
+        expected: NodeId,
+    ) -> Result<Self, Trouble> {
+        let prefer = match link {
+            "shared" => {
+                let folder = addresses.into_iter().next().ok_or(Trouble::NoAddress)?;
+                return Ok(Self::Shared(folder.into()));
+            }
+            "auto" | "tcp" => Prefer::Auto,
+            "tls" => Prefer::Tcp,
+            "quic" => Prefer::Quic,
+            _ => {
+                return Err(Trouble::Word {
+                    what: "a kind of link",
+                    found: link.to_owned(),
+                    expected: "auto, tls, quic, tcp, shared",
+                });
+            }
+        };
+        let ways: Vec<Way> =
+            addresses.iter().map(|address| address.parse()).collect::<Result<_, _>>()?;
+        if link == "tcp" {
+            let tcp = ways.into_iter().filter_map(|way| match way {
+                Way::Tcp(address) => Some(address),
+                Way::Quic(_) | Way::Relay(_) => None,
+            });
+            return Ok(Self::Plain(tcp.collect()));
+        }
+        let dialer = Dialer::new(key, expected, &ways, prefer, link == "auto");
+        Ok(Self::Any(Box::new(dialer)))
     }
 }

@@ -12,7 +12,7 @@ import numpy as np
 
 from . import _catalogue, _suanli
 from ._dtypes import as_array
-from ._node import CHUNK_BYTES, Link, as_bytes, data_folder
+from ._node import CHUNK_BYTES, as_bytes, data_folder
 
 #: Tensors of a published mapping begin at multiples of this.
 ALIGN = 64
@@ -45,7 +45,7 @@ class Holder:
         self,
         address: str = "127.0.0.1:0",
         *,
-        link: Link = "tls",
+        link: Literal["tls", "tcp", "shared"] = "tls",
         admit: Iterable[str] | Literal["anyone"] | None = None,
     ) -> str:
         """Listens in the background; returns the address. ``admit`` lists the ids of the nodes that

@@ -15,7 +15,7 @@ use crate::{Link, LinkError, Way, tcp};
 use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
-use suanli_base::NodeId;
+use suanli_base::{Fault, NodeId};
 use suanli_identity::SecretKey;
 use tokio::task::JoinSet;
 
@@ -119,6 +119,17 @@ pub struct DialError {
 }
 
 impl DialError {
+    /// Whose fault it is: of whoever answered with another key, else what the first way that failed
+    /// says, and ours when there was none to try.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        let first = self.attempts.iter().find_map(|attempt| match &attempt.outcome {
+            Some(Err(error)) => Some(error),
+            _ => None,
+        });
+        self.wrong_key().or(first).map_or(Fault::Ours, LinkError::fault)
+    }
+
     /// Somebody answered who is not the node, and nobody who is.
     #[must_use]
     pub fn wrong_key(&self) -> Option<&LinkError> {
