@@ -27,6 +27,8 @@ use suanli_rdpa::Limits;
 
 /// How long a full disk is waited for before the next try.
 const FULL_RETRY_MS: u64 = 500;
+/// What the gate of grants must not forget.
+const BOOKS: &str = "grants";
 
 /// A running city.
 pub(crate) struct CityHost {
@@ -89,7 +91,11 @@ impl CityHost {
             content.push(content_info(bytes));
         }
         let fresh = found.state.jobs.is_empty();
-        let node = CityNode::new(key.clone(), limits, found.state, content, cx.now);
+        let mut node = CityNode::new(key.clone(), limits, found.state, content, cx.now);
+        if let Some(bytes) = cx.disk.read(BOOKS) {
+            let books = postcard::from_bytes(bytes);
+            node.keep_books(books.map_err(|error| Stop::Broken(error.to_string()))?);
+        }
         let mut host = Self {
             node,
             log: found.log,
@@ -145,7 +151,7 @@ impl CityHost {
                 Output::Reply { outcome: JobOutcome::Refused(why), .. } => {
                     cx.watch.violation(format!("the city refused its operator's job: {why}"));
                 }
-                Output::Reply { .. } | Output::Note(_) => {}
+                Output::Reply { .. } | Output::Revoked { .. } | Output::Note(_) => {}
             }
         }
         let conns: Vec<_> = self.node.connections().map(|(conn, _)| conn).collect();
@@ -234,6 +240,7 @@ impl CityHost {
             Work::Merge { .. } | Work::Catalogue { .. } | Work::Found { .. } => {
                 10 + cx.random.below(150)
             }
+            Work::KeepBooks(_) => 1 + cx.random.below(12),
             Work::Evaluate { .. } => 10 + cx.random.below(400),
         };
         self.task(cx, ms, Task::Work(work));
@@ -304,6 +311,10 @@ impl CityHost {
             Work::Evaluate { job, version, theta } => {
                 let loss = self.evaluate(cx, *job, *theta);
                 Ok(Done::Evaluated { job: *job, version: *version, loss })
+            }
+            Work::KeepBooks(books) => {
+                let bytes = postcard::to_stdvec(books).expect("our own types always encode");
+                cx.disk.put(BOOKS, &bytes).map(|()| Done::BooksKept).map_err(Trouble::Disk)
             }
             _ => return Ok(()),
         };

@@ -504,5 +504,8 @@ fn cut_link(bytes: &[u8]) -> Option<(Cut<'_>, &[u8])> {
     Some(((Signature(*signature), link), behind))
 }
 
+mod line;
 #[cfg(test)]
 mod tests;
+
+pub use line::{AccessLine, LineError};

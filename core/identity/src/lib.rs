@@ -14,9 +14,9 @@ mod key;
 mod rights;
 
 pub use access::{
-    ACCESS_BYTES_MAX, ACCESS_LINKS_MAX, Access, AccessError, Bound, Bounds, Link, LinkFault,
-    Verified,
+    ACCESS_BYTES_MAX, ACCESS_LINKS_MAX, Access, AccessError, AccessLine, Bound, Bounds, LineError,
+    Link, LinkFault, Verified,
 };
 pub use grant::{Grant, GrantError, Role, TICKET_ADDRESSES_MAX, Ticket};
 pub use key::{BadSignature, Domain, Kind, SecretKey, Signature, Signed, SignedError};
-pub use rights::{BadPrefix, PREFIX_CHARS_MAX, Prefix, Right, Rights, UnknownRights};
+pub use rights::{BadPrefix, NoSuchRight, PREFIX_CHARS_MAX, Prefix, Right, Rights, UnknownRights};

@@ -56,6 +56,16 @@ impl core::fmt::Display for Right {
     }
 }
 
+/// A word names no right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{found:?} is no right; expected some of read, write, accumulate, commit, cells, subscribe, revoke, with commas between them"
+)]
+pub struct NoSuchRight {
+    /// The word.
+    pub found: String,
+}
+
 /// A set of rights. Bits without a meaning are refused when read, so that a right of a later format
 /// is never taken for granted by a holder that does not know it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +118,20 @@ impl TryFrom<u16> for Rights {
 impl From<Rights> for u16 {
     fn from(rights: Rights) -> Self {
         rights.0
+    }
+}
+
+impl core::str::FromStr for Rights {
+    type Err = NoSuchRight;
+
+    /// Reads words with commas between them: `read,subscribe`.
+    fn from_str(text: &str) -> Result<Self, NoSuchRight> {
+        let right = |word: &str| {
+            let found = Right::ALL.into_iter().find(|right| right.to_string() == word);
+            found.ok_or_else(|| NoSuchRight { found: word.to_owned() })
+        };
+        let rights = text.split(',').map(|word| right(word.trim()));
+        Ok(Self::of(&rights.collect::<Result<Vec<_>, _>>()?))
     }
 }
 
@@ -242,6 +266,16 @@ mod tests {
         assert!(!prefix("job/1").covers("job/1/theta") && !prefix("job/1").covers("job/17"));
         assert!(prefix("").covers("anything/at/all") && prefix("").covers(""));
         assert!(!prefix("job/").covers(""));
+    }
+
+    #[test]
+    fn rights_are_read_as_they_are_written() {
+        for rights in [Rights::ALL, Rights::of(&[Right::Read, Right::Subscribe])] {
+            assert_eq!(rights.to_string().parse(), Ok(rights));
+        }
+        for text in ["", "read,", "Read", "all", "read subscribe"] {
+            assert!(text.parse::<Rights>().is_err(), "{text:?}");
+        }
     }
 
     #[test]

@@ -504,6 +504,13 @@ impl Gate {
         Ok(epoch)
     }
 
+    /// The highest epoch in force anywhere. A grant of this epoch is good on all regions; one above it,
+    /// on any prefix, ends every grant given so far there.
+    #[must_use]
+    pub fn newest_epoch(&self) -> u64 {
+        self.epochs.values().copied().max().unwrap_or(0)
+    }
+
     fn judge(
         &mut self,
         now: Time,

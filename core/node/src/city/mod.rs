@@ -1,5 +1,6 @@
 //! A city: sessions with its members, the proposer and the durable state, and what its host does.
 
+mod guests;
 mod probe;
 mod rounds;
 mod serve;
@@ -11,6 +12,7 @@ pub use work::{
 
 use crate::name::Name;
 use bytes::Bytes;
+use guests::Guest;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use suanli_base::{Duration, Hash, JobId, LeaseId, NodeId, Round, Time};
@@ -19,8 +21,8 @@ use suanli_bus::{Authority, ToMember};
 use suanli_identity::{Role, SecretKey};
 use suanli_log::{Entry, NAME_CHARS_MAX};
 use suanli_rdpa::{
-    Event, Frame, Limits, Op, RegionInfo, RegionName, Request, ResponderToken, Session, Side,
-    Staging,
+    Event, Frame, Gate, GateBooks, GateLimits, Limits, Op, RegionInfo, RegionName, Request,
+    ResponderToken, Session, Side, Staging,
 };
 
 /// Entries after which the log is cut by a snapshot.
@@ -66,6 +68,8 @@ pub struct CityNode {
     writing: BTreeSet<Writer>,
     /// Blobs nobody needs, each with the work that was under way when that was found.
     unneeded: Vec<(BTreeSet<Writer>, Vec<Hash>)>,
+    gate: Gate,
+    keeping: guests::Keeping,
     evaluating: Option<(JobId, Round)>,
     to_evaluate: BTreeMap<JobId, Round>,
     proposed: Vec<Entry>,
@@ -79,7 +83,10 @@ pub struct CityNode {
 struct Conn {
     peer: NodeId,
     session: Session,
+    /// Of a member, once it was admitted.
     role: Option<Role>,
+    /// Of a guest, once it was admitted.
+    guest: Option<Guest>,
 }
 
 /// Work whose outcome may name a blob that another has let go: equal bytes are one blob.
@@ -139,6 +146,7 @@ impl CityNode {
     ) -> Self {
         let content = content.into_iter().map(|info| (info.root, Arc::new(info))).collect();
         let measured = Served { info: probe::info(), source: Source::Probe };
+        let gate = Gate::new(key.node(), GateLimits::default(), Vec::new(), GateBooks::default());
         let mut node = Self {
             key,
             limits,
@@ -158,6 +166,8 @@ impl CityNode {
             settling: BTreeSet::new(),
             writing: BTreeSet::new(),
             unneeded: Vec::new(),
+            gate,
+            keeping: guests::Keeping::default(),
             evaluating: None,
             to_evaluate: BTreeMap::new(),
             proposed: Vec::new(),
@@ -236,7 +246,8 @@ impl CityNode {
     #[must_use]
     pub fn poll_timeout(&self) -> Time {
         let sessions = self.conns.values().filter_map(|conn| conn.session.poll_timeout());
-        sessions.fold(self.next_tick, Time::min)
+        let guests = self.conns.values().filter_map(|conn| conn.guest.as_ref()?.due());
+        sessions.chain(guests).fold(self.next_tick, Time::min)
     }
 
     fn open(&mut self, conn: ConnId, peer: NodeId, seed: u64) {
@@ -246,7 +257,7 @@ impl CityNode {
             return;
         }
         let session = Session::new(Side::Accepting, self.now, self.limits, seed);
-        self.conns.insert(conn, Conn { peer, session, role: None });
+        self.conns.insert(conn, Conn { peer, session, role: None, guest: None });
     }
 
     fn frame(&mut self, id: ConnId, frame: Frame) {
@@ -313,10 +324,12 @@ impl CityNode {
             if let Some(conn) = self.conns.get_mut(&id) {
                 conn.session.handle_timeout(self.now);
             }
+            self.serve_kept(id);
             self.events(id);
         }
         if self.now >= self.next_tick {
             self.next_tick = self.now.after(TICK_EVERY);
+            self.keep_now_and_then();
             self.evaluate_rounds();
         }
     }

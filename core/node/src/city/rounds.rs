@@ -143,7 +143,14 @@ impl CityNode {
     fn notify(&mut self, job: JobId, version: Round) {
         let region = Name::Job(job, JobRegion::Theta).region();
         let now = self.now;
-        for conn in self.conns.values_mut().filter(|conn| conn.role.is_some()) {
+        for conn in self.conns.values_mut() {
+            let may = match &conn.guest {
+                Some(guest) => guest.may_be_told(&mut self.gate, now, &region),
+                None => conn.role.is_some(),
+            };
+            if !may {
+                continue;
+            }
             conn.session.notify(now, &region, version.0, &Bytes::new());
         }
     }
@@ -258,6 +265,7 @@ impl CityNode {
     pub(super) fn done(&mut self, done: Done) {
         match done {
             Done::Read { conn, token, bytes } => self.read_done(conn, token, bytes),
+            Done::BooksKept => self.books_kept(),
             Done::Heads { conn, job, heads } => self.heads_read(conn, job, heads),
             Done::Stored { root, info, stored } => self.stored(root, info, stored),
             Done::Settled { node, lease, result } => {
@@ -517,6 +525,7 @@ impl CityNode {
                 self.content.insert(info.root, Arc::new(info));
                 self.outcome(ReplyTo::Command(id), JobId::ZERO, JobOutcome::Done);
             }
+            Command::Revoke(prefix) => self.revoke_by_hand(id, prefix),
             Command::Stop => {
                 self.authority.stop();
                 self.outcome(ReplyTo::Command(id), JobId::ZERO, JobOutcome::Done);

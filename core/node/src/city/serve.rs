@@ -10,7 +10,7 @@ use std::sync::Arc;
 use suanli_base::{JobId, LeaseId, NodeId, Round};
 use suanli_bus::merge::payload_len;
 use suanli_bus::{Authority, HEADS_MAX, MESSAGE_BYTES_MAX, Refusal, ToCity, ToMember};
-use suanli_identity::{Role, Signed, Ticket};
+use suanli_identity::{Access, Role, Signed, Ticket};
 use suanli_log::{Entry, NAME_CHARS_MAX};
 use suanli_params::{CHUNK_ELEMENTS, encoded_len};
 use suanli_rdpa::{
@@ -52,6 +52,9 @@ impl CityNode {
     /// Admits a node by its ticket, or because it is known.
     pub(super) fn hello(&mut self, id: ConnId, token: ResponderToken, hello: &Hello) {
         let Some(peer) = self.conns.get(&id).map(|conn| conn.peer) else { return };
+        if Access::is_meant_by(&hello.ticket) {
+            return self.hello_of_guest(id, token, &hello.ticket);
+        }
         let known = self.state.members.get(&peer);
         if hello.ticket.is_empty() || peer == NodeId::from(self.state.city) {
             let own = peer == NodeId::from(self.state.city);
@@ -93,7 +96,7 @@ impl CityNode {
         self.propose(vec![entry]);
     }
 
-    pub(super) fn welcome(&mut self, id: ConnId, token: ResponderToken, role: Role) {
+    pub(super) fn answer_hello(&mut self, id: ConnId, token: ResponderToken) {
         let limits = PeerLimits {
             requests_max: u32::try_from(self.limits.serving_max).unwrap_or(u32::MAX),
             bulk_window_bytes: self.limits.bulk_window_bytes,
@@ -101,6 +104,10 @@ impl CityNode {
         let version = suanli_rdpa::limits::PROTOCOL_VERSION;
         let reply = Reply::Welcome(Welcome { version, limits, time: self.now });
         self.respond(id, token, reply);
+    }
+
+    pub(super) fn welcome(&mut self, id: ConnId, token: ResponderToken, role: Role) {
+        self.answer_hello(id, token);
         let Some(conn) = self.conns.get_mut(&id) else { return };
         conn.role = Some(role);
         if role == Role::Join {
@@ -213,16 +220,57 @@ impl CityNode {
 
     /// Reading, staging, subscribing.
     pub(super) fn serve(&mut self, id: ConnId, token: ResponderToken, request: Request) {
-        let Some((peer, Some(role))) = self.conns.get(&id).map(|c| (c.peer, c.role)) else {
+        let Some(conn) = self.conns.get(&id) else { return };
+        if conn.guest.is_some() {
+            return self.serve_guest(id, token, request);
+        }
+        let (peer, Some(role)) = (conn.peer, conn.role) else {
             return self.refuse(id, token, Code::Unauthorised, "say HELLO first");
         };
         match request {
-            Request::Open { region } | Request::Subscribe { region }
+            Request::Open { region }
+            | Request::ReadIfChanged { region, .. }
+            | Request::Subscribe { region }
                 if !self.may_read(role, &region) =>
             {
                 let text = format!("the role \"{role}\" may not read {region}");
                 self.refuse(id, token, Code::Unauthorised, text);
             }
+            Request::OpenStage { region, stage } => {
+                self.open_stage(id, token, peer, role, &region, stage);
+            }
+            Request::Stage { level: Some(Level::Durable), .. } => {
+                // What is staged is kept in memory; what is handed in or committed is synced.
+                let text = "a staged chunk is not durable here: hand in or COMMIT makes it so";
+                self.refuse(id, token, Code::Unavailable, text);
+            }
+            Request::Stage { region, stage, chunk, hash, bytes, .. } => {
+                let reply = self.stage(peer, &region, &stage, chunk, hash, bytes);
+                self.respond(id, token, reply);
+            }
+            Request::Commit { region, stage, expected } => {
+                self.commit_content(id, token, peer, &region, &stage, expected);
+            }
+            Request::Stat { region: Some(region) } if !self.may_read(role, &region) => {
+                self.respond(id, token, Reply::Stat { region: None });
+            }
+            Request::Revoke { prefix, epoch } if role == Role::Operate => {
+                self.revoke_for(id, token, &prefix, epoch);
+            }
+            Request::Revoke { .. } => {
+                let text = "only the role \"operate\" revokes grants";
+                self.refuse(id, token, Code::Unauthorised, text);
+            }
+            Request::OpenCells { .. } => {
+                self.refuse(id, token, Code::Unsupported, "a city has no cells");
+            }
+            request => self.serve_reader(id, token, request),
+        }
+    }
+
+    /// Reading, by whoever may.
+    pub(super) fn serve_reader(&mut self, id: ConnId, token: ResponderToken, request: Request) {
+        match request {
             Request::Open { region } => match self.regions.get(&region) {
                 Some(served) => {
                     let reply = Reply::Opened(Arc::clone(&served.info));
@@ -230,7 +278,7 @@ impl CityNode {
                 }
                 None => self.refuse(id, token, Code::NoSuchRegion, region.to_string()),
             },
-            Request::ReadIfChanged { region, since } if self.may_read(role, &region) => {
+            Request::ReadIfChanged { region, since } => {
                 let reply = match self.regions.get(&region) {
                     Some(served) if served.info.version == since => Reply::NotChanged,
                     Some(served) => Reply::Opened(Arc::clone(&served.info)),
@@ -251,32 +299,13 @@ impl CityNode {
                 let runs = runs.map(|(offset, len)| (offset, short(len))).collect();
                 self.read(id, token, &region, version, Part::Runs(runs));
             }
-            Request::OpenStage { region, stage } => {
-                self.open_stage(id, token, peer, role, &region, stage);
-            }
-            Request::Stage { level: Some(Level::Durable), .. } => {
-                // What is staged is kept in memory; what is handed in or committed is synced.
-                let text = "a staged chunk is not durable here: hand in or COMMIT makes it so";
-                self.refuse(id, token, Code::Unavailable, text);
-            }
-            Request::Stage { region, stage, chunk, hash, bytes, .. } => {
-                let reply = self.stage(peer, &region, &stage, chunk, hash, bytes);
-                self.respond(id, token, reply);
-            }
-            Request::Commit { region, stage, expected } => {
-                self.commit_content(id, token, peer, &region, &stage, expected);
-            }
             // Whatever this city acknowledges as done is synced before.
             Request::Fence { .. } => {
-                self.respond(id, token, Reply::Fenced { level: Level::Placed })
+                self.respond(id, token, Reply::Fenced { level: Level::Placed });
             }
             Request::Stat { region } => {
-                let region = region.filter(|region| self.may_read(role, region));
                 let region = region.and_then(|region| self.stat_of(&region));
                 self.respond(id, token, Reply::Stat { region });
-            }
-            Request::OpenCells { .. } | Request::Revoke { .. } => {
-                self.refuse(id, token, Code::Unsupported, "a city has no cells and no epochs");
             }
             _ => self.refuse(id, token, Code::Unauthorised, "not with this role"),
         }
@@ -303,6 +332,11 @@ impl CityNode {
         }
     }
 
+    pub(super) fn served(&self, region: &RegionName, version: u64) -> Option<&Served> {
+        let newest = self.regions.get(region).filter(|served| served.info.version == version);
+        newest.or_else(|| self.older.get(&(region.clone(), version)))
+    }
+
     fn read(
         &mut self,
         id: ConnId,
@@ -311,9 +345,7 @@ impl CityNode {
         version: u64,
         part: Part,
     ) {
-        let newest = self.regions.get(region).filter(|served| served.info.version == version);
-        let served = newest.or_else(|| self.older.get(&(region.clone(), version)));
-        let Some(Served { info, source }) = served else {
+        let Some(Served { info, source }) = self.served(region, version) else {
             return self.refuse(id, token, Code::VersionGone, format!("{region} at {version}"));
         };
         let runs = match part {

@@ -4,10 +4,10 @@ use bytes::Bytes;
 use suanli_base::{Hash, JobId, LeaseId, NodeId, Round};
 use suanli_bus::state::MergeOrder;
 use suanli_bus::{Contribution, JobOutcome, JobSpec};
-use suanli_identity::Signed;
+use suanli_identity::{Prefix, Signed};
 use suanli_log::{JobPhase, StateBlobs};
 use suanli_params::Codec;
-use suanli_rdpa::{Frame, RegionInfo, ResponderToken};
+use suanli_rdpa::{Frame, GateBooks, RegionInfo, ResponderToken};
 
 /// One connection, as the host numbers them; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,6 +103,9 @@ pub enum Command {
         /// To what.
         to: JobPhase,
     },
+    /// End every grant to what a prefix means that was given so far; answered by
+    /// [`Output::Revoked`].
+    Revoke(Prefix),
     /// Content was stored by the operator's own hand.
     Content(RegionInfo),
     /// Grant no more leases; the host stops when the connections are closed.
@@ -133,6 +136,13 @@ pub enum Output {
         outcome: JobOutcome,
         /// The job it was about.
         job: JobId,
+    },
+    /// What came of [`Command::Revoke`]: the epoch now in force, or why not.
+    Revoked {
+        /// Which command.
+        id: CommandId,
+        /// What came of it.
+        result: Result<u64, String>,
     },
     /// Something an operator may want to read.
     Note(String),
@@ -236,6 +246,9 @@ pub enum Work {
     },
     /// Delete blobs nobody needs.
     Forget(Vec<Hash>),
+    /// Keep what the gate must not forget, in place of what was kept before, synced; answer
+    /// [`Done::BooksKept`]. The next run gets it by [`CityNode::keep_books`](super::CityNode::keep_books).
+    KeepBooks(GateBooks),
 }
 
 /// A payload to be checked and stored.
@@ -316,6 +329,8 @@ pub enum Done {
         /// Hash of each chunk of kept updates.
         updates: Vec<(Round, Hash, Vec<Hash>)>,
     },
+    /// What the gate must not forget is synced.
+    BooksKept,
     /// Heads were read.
     Heads {
         /// Who asked.

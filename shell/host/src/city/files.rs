@@ -189,7 +189,7 @@ impl Bulk {
                 }
                 Ok(None)
             }
-            Work::Read { .. } | Work::Evaluate { .. } => Ok(None),
+            Work::Read { .. } | Work::Evaluate { .. } | Work::KeepBooks(_) => Ok(None),
         }
     }
 

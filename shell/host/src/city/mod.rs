@@ -1,6 +1,7 @@
 //! A city's process: it holds the key, the log and the links, drives the node, and hands bulk
 //! work to threads of its own.
 
+mod books;
 mod catalogue;
 mod doors;
 mod evaluate;
@@ -13,8 +14,8 @@ pub(crate) use files::Files;
 
 use crate::clock::Clock;
 use crate::control::{
-    CityInit, CityOptions, CityReady, ControlCall, ControlServer, NodeKind, Refusal, RefusalClass,
-    Stop,
+    CityInit, CityOptions, CityReady, ControlCall, ControlServer, GrantOrder, NodeKind, Refusal,
+    RefusalClass, Stop,
 };
 use crate::net::{self, Wire, WireEvent};
 use doors::Doors;
@@ -23,9 +24,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use suanli_base::{CityId, Hash, JobId, NodeId};
+use suanli_base::{CityId, Duration, Hash, JobId, NodeId, Time};
 use suanli_bus::CityState;
-use suanli_identity::{Grant, Role, SecretKey, Ticket};
+use suanli_identity::{Access, AccessLine, Bounds, Grant, Role, SecretKey, Ticket};
 use suanli_log::Entry;
 use suanli_node::city::{CityNode, CommandId, ConnId, Done, Input, Output, Source, Work};
 use suanli_rdpa::Limits;
@@ -37,6 +38,8 @@ const FILE: &str = "city.toml";
 /// A join ticket printed at a start: for so many nodes, for so long.
 const TICKET_USES: u32 = 64;
 const TICKET_LASTS_S: u64 = 7 * 24 * 3600;
+/// A grant begins so much before it is given.
+const CLOCKS_APART: Duration = Duration(60_000);
 
 /// What a city remembers besides its log.
 #[derive(Serialize, Deserialize)]
@@ -103,7 +106,8 @@ pub async fn serve(options: CityOptions) -> Result<(), Refusal> {
     let (control, calls) = ControlServer::start(&folder, NodeKind::City)
         .map_err(|error| environment(error.to_string()))?;
     let clock = Clock::start();
-    let node = CityNode::new(key.clone(), Limits::reliable(), state, contents, clock.now());
+    let mut node = CityNode::new(key.clone(), Limits::reliable(), state, contents, clock.now());
+    node.keep_books(books::load(&files)?);
     let traffic = Ledger::open(&folder, node.state());
     let (done_out, done) = mpsc::unbounded_channel();
     let (wires, wire_events) = mpsc::channel(1024);
@@ -120,7 +124,8 @@ pub async fn serve(options: CityOptions) -> Result<(), Refusal> {
         clock,
         files: files.clone(),
         bulk: bulk_thread(files.clone(), done_out.clone()),
-        reads: read_thread(files, done_out),
+        reads: read_thread(files, done_out.clone()),
+        reports: done_out,
         orders,
         control,
         wires: BTreeMap::new(),
@@ -141,6 +146,7 @@ pub async fn serve(options: CityOptions) -> Result<(), Refusal> {
         let _ = ready.send(CityReady { city, addresses, ticket: ticket.ok() });
     }
     let ended = process.serve(calls, done, wire_events, options.stop).await;
+    let ended = ended.and_then(|()| books::keep(&process.files, &process.node.books()));
     process.control.settle().await;
     drop(process);
     doors.close().await;
@@ -222,6 +228,8 @@ struct Process {
     files: Files,
     bulk: mpsc::UnboundedSender<Work>,
     reads: mpsc::UnboundedSender<Work>,
+    /// For work that this loop does itself.
+    reports: mpsc::UnboundedSender<Done>,
     orders: mpsc::UnboundedSender<evaluate::Order>,
     control: ControlServer,
     wires: BTreeMap<ConnId, (NodeId, Wire)>,
@@ -289,12 +297,13 @@ impl Process {
                         eprintln!("suanli: no snapshot this time: {error}");
                     }
                 }
-                Output::Work(work) => self.work(work),
+                Output::Work(work) => self.work(work)?,
                 Output::Close { conn, why } => {
                     eprintln!("suanli: connection closed: {why}");
                     self.hang_up(conn);
                 }
                 Output::Reply { id, outcome, job } => self.command_done(id, outcome, job),
+                Output::Revoked { id, result } => self.revoke_done(id, result),
                 Output::Note(note) => eprintln!("suanli: {note}"),
             }
         }
@@ -331,15 +340,20 @@ impl Process {
         Ok(())
     }
 
-    fn work(&mut self, work: Work) {
+    fn work(&mut self, work: Work) -> Result<(), Refusal> {
         match work {
+            Work::KeepBooks(books) => {
+                books::keep(&self.files, &books)?;
+                // Received by this very loop.
+                let _ = self.reports.send(Done::BooksKept);
+            }
             Work::Read { conn, source, length, .. } => {
                 self.count_read(conn, source, length);
                 // The threads end only with this loop.
                 let _ = self.reads.send(work);
             }
             Work::Evaluate { job, version, theta } => {
-                let Some(known) = self.node.state().jobs.get(&job) else { return };
+                let Some(known) = self.node.state().jobs.get(&job) else { return Ok(()) };
                 let spec = Box::new(known.spec.clone());
                 let _ = self.orders.send(evaluate::Order { job, version, theta, spec });
             }
@@ -347,6 +361,7 @@ impl Process {
                 let _ = self.bulk.send(work);
             }
         }
+        Ok(())
     }
 
     fn count_read(&mut self, conn: ConnId, source: Source, length: u32) {
@@ -414,12 +429,32 @@ impl Process {
 
     /// Issues a ticket.
     fn ticket(&self, role: Role, lasts_s: u64, uses: u32) -> Result<Ticket, Refusal> {
-        let expires = self.clock.now().after(suanli_base::Duration::from_s(lasts_s));
+        let expires = self.clock.now().after(Duration::from_s(lasts_s));
         let city = CityId::from(self.key.node());
         let (nonce, addresses) = (net::entropy(), self.addresses.clone());
         let grant = Grant { city, role, expires, uses, nonce, addresses };
         Ticket::issue(&self.key, grant)
             .map_err(|error| Refusal::new(RefusalClass::Usage, error.to_string(), ""))
+    }
+
+    /// Signs a grant to regions of this city, good at the epoch now in force.
+    fn grant(&self, order: &GrantOrder) -> Result<AccessLine, Refusal> {
+        let usage = |text: String| Refusal::new(RefusalClass::Usage, text, "");
+        let now = self.clock.now();
+        let bounds = Bounds {
+            prefix: order.prefix.clone(),
+            rights: order.rights,
+            bytes_max: order.bytes_max,
+            bytes_per_s: order.bytes_per_s,
+            // Whose clock is a little behind is not turned away.
+            not_before: Time(now.0.saturating_sub(CLOCKS_APART.0)),
+            not_after: now.after(Duration::from_s(order.lasts_s)),
+            epoch: self.node.epoch(),
+            depth: order.depth,
+        };
+        let access = Access::issue(&self.key, order.to, bounds, net::entropy())
+            .map_err(|error| usage(error.to_string()))?;
+        AccessLine::new(access, self.addresses.clone()).map_err(|error| usage(error.to_string()))
     }
 }
 

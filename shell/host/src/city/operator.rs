@@ -20,6 +20,12 @@ impl Process {
             ControlRequest::Ticket { role, expires_in_s, uses } => self
                 .ticket(role, expires_in_s, uses)
                 .map(|ticket| ControlReply::Ticket { ticket: ticket.to_string() }),
+            ControlRequest::Grant(order) => {
+                self.grant(&order).map(|line| ControlReply::Grant { grant: line.to_string() })
+            }
+            ControlRequest::Revoke { prefix } => {
+                return self.command(Command::Revoke(prefix), reply);
+            }
             ControlRequest::Submit { folder } => match self.take_in(&folder) {
                 Ok(spec) => return self.command(Command::Submit { spec }, reply),
                 Err(refusal) => Err(refusal),
@@ -61,6 +67,16 @@ impl Process {
                 Ok(ControlReply::Submitted { job: job.to_string() })
             }
             JobOutcome::Refused(why) => Err(Refusal::new(RefusalClass::Input, why, "")),
+        };
+        // A caller that hung up meanwhile is no error.
+        let _ = reply.send(answer);
+    }
+
+    pub(super) fn revoke_done(&mut self, id: CommandId, result: Result<u64, String>) {
+        let Some(reply) = self.waiting.remove(&id) else { return };
+        let answer = match result {
+            Ok(epoch) => Ok(ControlReply::Revoked { epoch }),
+            Err(why) => Err(Refusal::new(RefusalClass::Usage, why, "")),
         };
         // A caller that hung up meanwhile is no error.
         let _ = reply.send(answer);

@@ -3,7 +3,8 @@
 use super::status::{CityStatus, FamilyStatus, JobStatus};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use suanli_identity::Role;
+use suanli_base::NodeId;
+use suanli_identity::{Prefix, Rights, Role};
 
 /// Version of these messages. A client of another version is told so, not misunderstood.
 pub(super) const VERSION: u16 = 1;
@@ -42,6 +43,25 @@ pub struct Greeting {
     pub pid: u32,
 }
 
+/// A grant to regions that is to be signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantOrder {
+    /// Whom it is for.
+    pub to: NodeId,
+    /// Which regions.
+    pub prefix: Prefix,
+    /// What may be done with them.
+    pub rights: Rights,
+    /// Payload bytes in all; [`u64::MAX`] for no bound.
+    pub bytes_max: u64,
+    /// Payload bytes a second; [`u64::MAX`] for no bound.
+    pub bytes_per_s: u64,
+    /// For how long.
+    pub lasts_s: u64,
+    /// How often it may be handed on, narrower each time; at most 3.
+    pub depth: u8,
+}
+
 /// What a client asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
@@ -76,6 +96,13 @@ pub enum ControlRequest {
         expires_in_s: u64,
         /// How many nodes may use it.
         uses: u32,
+    },
+    /// Signs a grant to regions. City.
+    Grant(GrantOrder),
+    /// Ends every grant to what a prefix means that was given so far. City.
+    Revoke {
+        /// Which regions.
+        prefix: Prefix,
     },
     /// Takes in a job that was prepared in a folder on this machine. City.
     Submit {
@@ -120,6 +147,16 @@ pub enum ControlReply {
     Ticket {
         /// Its text.
         ticket: String,
+    },
+    /// The grant that was asked for.
+    Grant {
+        /// Its text.
+        grant: String,
+    },
+    /// Earlier grants are over, durably.
+    Revoked {
+        /// Grants below this epoch are.
+        epoch: u64,
     },
     /// The job was taken in, durably.
     Submitted {
@@ -279,6 +316,16 @@ mod tests {
             ControlRequest::Status,
             ControlRequest::Watch { interval_ms: 500 },
             ControlRequest::Ticket { role: Role::Join, expires_in_s: 60, uses: 4 },
+            ControlRequest::Revoke { prefix: Prefix::new("job/1/").unwrap() },
+            ControlRequest::Grant(GrantOrder {
+                to: NodeId([7; 32]),
+                prefix: Prefix::all(),
+                rights: "read,subscribe".parse().unwrap(),
+                bytes_max: u64::MAX,
+                bytes_per_s: 1,
+                lasts_s: 60,
+                depth: 2,
+            }),
             ControlRequest::Submit { folder: "/a b/\u{7b97}".into() },
         ];
         for request in requests {

@@ -21,7 +21,8 @@ mod stop;
 pub use client::{Client, Watching};
 pub use error::ControlError;
 pub use message::{
-    Answer, ControlReply, ControlRequest, Greeting, NodeKind, Refusal, RefusalClass, StatusEvent,
+    Answer, ControlReply, ControlRequest, GrantOrder, Greeting, NodeKind, Refusal, RefusalClass,
+    StatusEvent,
 };
 pub use options::{
     CityInit, CityOptions, CityReady, DoorOptions, FamilyNote, FamilyOptions, FamilyReady, Limits,
