@@ -1,12 +1,13 @@
 //! What may be typed. Settings that the configuration file or the environment may give are
 //! options here, so that "not said" stays visible until `settings` puts them together.
 
+use crate::grant_settings::{self, Grant, Issue};
 use crate::language::Language;
 use crate::link_settings;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use suanli_identity::Role;
+use suanli_identity::{Prefix, Role};
 use suanli_link::dial::Prefer;
 
 /// Suanli (算粒): households train a model together.
@@ -85,6 +86,9 @@ pub(crate) enum Command {
     Generate(Generate),
     /// Write a checkpoint with its adapters (LoRA) merged in
     Merge(Merge),
+    /// Show grants to regions, and hand parts of them on
+    #[command(subcommand)]
+    Grant(Grant),
     /// Look into a city's record of rounds
     #[command(subcommand)]
     Log(Log),
@@ -224,6 +228,21 @@ pub(crate) enum City {
         #[arg(long, value_name = "N", default_value_t = 16)]
         #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
         uses: u32,
+    },
+    /// Let one node read some regions of the running city, as a guest; prints a grant
+    Grant {
+        #[command(flatten)]
+        folder: Folder,
+        #[command(flatten)]
+        wish: Issue,
+    },
+    /// End every grant to some regions that was given so far
+    Revoke {
+        #[command(flatten)]
+        folder: Folder,
+        /// Which regions: job/ID/, job/ID/theta, or / for all
+        #[arg(value_name = "PREFIX", value_parser = grant_settings::parse_prefix)]
+        regions: Prefix,
     },
     /// Stop the running city; the next `serve` goes on from there
     Stop(Folder),
@@ -529,7 +548,7 @@ fn parse_yes(text: &str) -> Result<bool, String> {
     }
 }
 
-fn parse_seconds(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_seconds(text: &str) -> Result<u64, String> {
     let wrong = || format!("expected a time such as 90s, 30m, 24h or 7d, found {text:?}");
     let unit = text.chars().last().ok_or_else(wrong)?;
     let factor = match unit {

@@ -45,6 +45,11 @@ impl Folders {
         inside(self.data.as_deref(), "trainer/trainer.key", "XDG_DATA_HOME")
     }
 
+    /// The key of Python programs that name none.
+    pub(crate) fn guest_key(&self) -> Result<PathBuf, Failure> {
+        inside(self.data.as_deref(), "python/client.key", "XDG_DATA_HOME")
+    }
+
     /// The key that a relay's pass is made of.
     pub(crate) fn relay_key(&self) -> Result<PathBuf, Failure> {
         inside(self.data.as_deref(), "relay/relay.key", "XDG_DATA_HOME")

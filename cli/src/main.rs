@@ -8,6 +8,7 @@ mod context;
 mod demo;
 mod exit;
 mod folders;
+mod grant_settings;
 mod help;
 mod language;
 mod link_settings;

@@ -54,6 +54,27 @@ words! {
         "Families join with:\n  {command}"
         "家庭用此命令加入：\n  {command}"
     }
+    grants_revoked(regions: &str, epoch: u64) {
+        "Grants to {regions} that were given so far are over (epoch {epoch})."
+        "此前给出的、针对 {regions} 的授权已失效（纪元 {epoch}）。"
+    }
+    grant_whose(owner: &str, holder: &str) {
+        "Regions of {owner}, for node {holder}"
+        "{owner} 的区域，授权给节点 {holder}"
+    }
+    grant_what(rights: &str, regions: &str) { "May {rights}: {regions}" "可以 {rights}：{regions}" }
+    grant_bounds(bytes: &str, rate: &str, time: &str) {
+        "Bytes in all: {bytes}; a second: {rate}; {time}"
+        "字节总数：{bytes}；每秒：{rate}；{time}"
+    }
+    grant_no_bound() { "no bound" "不限" }
+    grant_over() { "over" "已过期" }
+    grant_left(time: &str) { "{time} left" "还剩 {time}" }
+    grant_depth(depth: u8, links: usize) {
+        "May be handed on {depth} times; {links} links, each signed and narrower than the one before"
+        "还可转授 {depth} 次；共 {links} 环，环环签名，一环窄于一环"
+    }
+    grant_where(ways: &str) { "Held at {ways}" "持有者的地址：{ways}" }
     stopped() {
         "Stopped. What was acknowledged is on disk."
         "已停止。已确认的内容都在磁盘上。"

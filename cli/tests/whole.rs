@@ -233,3 +233,57 @@ fn a_job_comes_over_the_network_with_a_ticket_of_its_own() {
     assert_eq!((&jobs["jobs"][0]["id"], &jobs["jobs"][0]["name"]), (&job["job"], &"far".into()));
     assert_eq!(jobs["jobs"][0]["state"], "waiting");
 }
+
+#[test]
+fn grants_are_given_shown_handed_on_and_revoked() {
+    let home = home();
+    let (city, _) = serve(&home);
+    let mine = json(&home, &["grant", "node"]);
+    let node = mine["node"].as_str().unwrap();
+    assert_eq!(json(&home, &["grant", "node"])["node"], node, "the key is drawn once");
+    let other = json(&home, &["grant", "node", "--key", "other.key"]);
+    let other = other["node"].as_str().unwrap();
+
+    let wish = ["--regions", "job/7/", "--bytes", "10M", "--rate", "1M", "--depth", "1"];
+    let issue = [&["city", "grant", "--dir", "city", "--to", node][..], &wish].concat();
+    let grant = json(&home, &issue)["grant"].as_str().unwrap().to_owned();
+    let shown = json(&home, &["grant", "show", &grant]);
+    assert_eq!((&shown["holder"], &shown["regions"]), (&node.into(), &"job/7/".into()));
+    assert_eq!((&shown["bytes"], &shown["depth"]), (&(10 << 20).into(), &1.into()));
+    assert_eq!(shown["rights"], "read, subscribe");
+    home.run(&["grant", "show", &grant]).works().prints("job/7/").prints("10.0 MiB");
+    home.run(&["grant", "show", &grant, "--lang", "zh"]).works().prints("授权给节点");
+
+    let narrow = ["--regions", "job/7/theta", "--rights", "read", "--expires", "1h"];
+    let narrow = [&["grant", "narrow", &grant, "--to", other][..], &narrow].concat();
+    let part = json(&home, &narrow)["grant"].as_str().unwrap().to_owned();
+    home.write("part.txt", &format!("{part}\n"));
+    let shown = json(&home, &["grant", "show", "part.txt"]);
+    assert_eq!((&shown["holder"], &shown["regions"]), (&other.into(), &"job/7/theta".into()));
+    assert_eq!(
+        (&shown["links"].as_array().unwrap().len(), &shown["bytes"]),
+        (&2, &(10 << 20).into())
+    );
+
+    // What goes beyond the grant, by whoever cannot, and what is none.
+    home.run(&["grant", "narrow", &grant, "--to", other, "--regions", "/"])
+        .fails(4)
+        .says("more regions");
+    home.run(&["grant", "narrow", &grant, "--to", other, "--key", "other.key"]).fails(4);
+    home.run(&["grant", "narrow", &part, "--to", node, "--key", "other.key"])
+        .fails(4)
+        .says("may not be handed on");
+    home.run(&["grant", "narrow", &grant, "--to", other, "--key", "none.key"]).fails(6);
+    home.run(&["grant", "show", &grant[..grant.len() - 1]]).fails(4).says("typing error");
+    home.run(&["grant", "show", "hello"]).fails(4).says("suanligrant1");
+    home.run(&["city", "grant", "--dir", "city", "--to", "12", "--regions", "/"]).fails(2);
+
+    assert_eq!(json(&home, &["city", "revoke", "/", "--dir", "city"])["epoch"], 1);
+    let epoch = json(&home, &["city", "revoke", "job/7/", "--dir", "city"])["epoch"].clone();
+    assert_eq!(epoch, 2);
+    // The next one is good again.
+    let grant = json(&home, &issue)["grant"].as_str().unwrap().to_owned();
+    assert_eq!(json(&home, &["grant", "show", &grant])["epoch"], 2);
+    home.run(&["city", "revoke", "a//b", "--dir", "city"]).fails(2);
+    drop(city);
+}

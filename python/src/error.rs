@@ -2,7 +2,7 @@
 
 use pyo3::prelude::*;
 use suanli_base::{Fault, Hash, ParseHashError};
-use suanli_identity::GrantError;
+use suanli_identity::{GrantError, LineError};
 use suanli_link::dial::DialError;
 use suanli_link::holder::HoldError;
 use suanli_link::reader::{NoRoom, ReadError, RemoteError};
@@ -30,6 +30,8 @@ pub(crate) enum Trouble {
     Key(#[from] KeyError),
     #[error(transparent)]
     Ticket(#[from] GrantError),
+    #[error(transparent)]
+    Grant(#[from] LineError),
     #[error(transparent)]
     Name(#[from] BadRegionName),
     #[error(transparent)]

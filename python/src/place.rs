@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use suanli_base::{NodeId, Time};
-use suanli_identity::{Role, SecretKey, Ticket};
+use suanli_identity::{AccessLine, Role, SecretKey, Ticket};
 use suanli_link::dial::{Dialer, Prefer};
 use suanli_link::reader::{Reader, RemoteNode};
 use suanli_link::shared::connect_shared;
@@ -92,7 +92,8 @@ pub(crate) struct Recipe {
     key: SecretKey,
     expected: NodeId,
     role: Role,
-    ticket: Vec<u8>,
+    /// The ticket or grant, as HELLO takes it.
+    shown: Vec<u8>,
     timeout: Duration,
 }
 
@@ -107,23 +108,47 @@ pub(crate) struct Wish<'a> {
     pub(crate) timeout: Duration,
 }
 
+/// What was pasted: a ticket of a city, or a grant to regions.
+struct Shown {
+    owner: NodeId,
+    addresses: Vec<String>,
+    bytes: Vec<u8>,
+    role: Option<Role>,
+    ticket: Option<Ticket>,
+}
+
+impl Shown {
+    fn of(text: &str) -> Result<Self, Trouble> {
+        if AccessLine::is_meant_by(text) {
+            let AccessLine { access, addresses } = text.parse()?;
+            let (owner, bytes) = (access.root(), access.to_bytes());
+            return Ok(Self { owner, addresses, bytes, role: None, ticket: None });
+        }
+        let ticket: Ticket = text.parse()?;
+        let (grant, bytes) = (ticket.grant(), ticket.to_bytes());
+        let (owner, role) = (NodeId(grant.city.0), Some(grant.role));
+        let addresses = grant.addresses.clone();
+        Ok(Self { owner, addresses, bytes, role, ticket: Some(ticket) })
+    }
+}
+
 impl Recipe {
     pub(crate) fn of(wish: &Wish<'_>) -> Result<Self, Trouble> {
         let role = wish.role.map(role_named).transpose()?;
-        let ticket: Option<Ticket> = wish.ticket.map(str::parse).transpose()?;
-        let grant = ticket.as_ref().map(Ticket::grant);
-        let role = role.or(grant.map(|grant| grant.role)).unwrap_or(Role::Watch);
-        if let Some(ticket) = &ticket {
+        let shown = wish.ticket.map(Shown::of).transpose()?;
+        let role = role.or(shown.as_ref().and_then(|shown| shown.role)).unwrap_or(Role::Watch);
+        if let Some(Shown { ticket: Some(ticket), .. }) = &shown {
             ticket.check(now(), role)?;
         }
         let expected: Option<NodeId> = wish.expected.map(str::parse).transpose()?;
-        let expected = expected.or(grant.map(|grant| NodeId(grant.city.0)));
+        let expected = expected.or(shown.as_ref().map(|shown| shown.owner));
         let expected = expected.ok_or_else(|| Trouble::Word {
             what: "who to expect",
             found: String::new(),
-            expected: "expected=node id, ticket=\"suanli1...\"",
+            expected: "expected=node id, ticket=\"suanli1...\" or \"suanligrant1...\"",
         })?;
-        let named = grant.map_or_else(Vec::new, |grant| grant.addresses.clone());
+        let (named, shown) =
+            shown.map_or_else(Default::default, |shown| (shown.addresses, shown.bytes));
         let addresses = wish.address.clone().map_or(named, |address| vec![address]);
         if addresses.is_empty() {
             return Err(Trouble::NoAddress);
@@ -134,7 +159,7 @@ impl Recipe {
             key,
             expected,
             role,
-            ticket: ticket.map_or_else(Vec::new, |ticket| ticket.to_bytes()),
+            shown,
             timeout: wish.timeout,
         })
     }
@@ -160,7 +185,7 @@ impl Recipe {
     /// Connects, by the first way at which the right node answers.
     pub(crate) async fn connect(&self) -> Result<RemoteNode, Trouble> {
         let link = self.link().await?;
-        let hello = Hello::new(self.role, self.ticket.clone());
+        let hello = Hello::new(self.role, self.shown.clone());
         Ok(RemoteNode::new(Reader::connect(link, hello, seed()).await?))
     }
 

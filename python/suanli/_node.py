@@ -167,14 +167,15 @@ def connect(
 ) -> Node:
     """Connects to a node.
 
-    ``address`` is ``host:port``, ``quic:host:port`` or ``relay:...`` as a city shows it; a ticket of a
-    city names addresses of its own. ``expected`` is the id (hexadecimal) of the node that must answer;
-    a ticket names it. ``key`` is the file of this side's own key, which is drawn and kept there, for
-    its owner only, when there is none; without it, one file for all programs of this user. ``role`` is
-    what the ticket is for, or "watch". ``link`` is "auto": whichever of the ways answers, encrypted, at
-    home too when the city is behind a router; "tls" and "quic" for one kind only; "tcp", without
-    encryption, for networks that are trusted; or "shared" for a holder of the same user on this
-    machine: ``address`` is then its folder, and what is read lies in the holder's memory.
+    ``address`` is ``host:port``, ``quic:host:port`` or ``relay:...`` as a city shows it; ``ticket``, a
+    ticket of a city or a grant to regions, names addresses of its own. ``expected`` is the id
+    (hexadecimal) of the node that must answer; a ticket or grant names it. ``key`` is the file of this
+    side's own key, which is drawn and kept there, for its owner only, when there is none; without it,
+    one file for all programs of this user. ``role`` is what the ticket is for, or "watch". ``link`` is
+    "auto": whichever of the ways answers, encrypted, at home too when the city is behind a router;
+    "tls" and "quic" for one kind only; "tcp", without encryption, for networks that are trusted; or
+    "shared" for a holder of the same user on this machine: ``address`` is then its folder, and what is
+    read lies in the holder's memory.
     """
     path = data_folder() / "client.key" if key is None else Path(key)
     native = _suanli.Node(address, path, expected, ticket, role, link, timeout)

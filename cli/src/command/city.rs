@@ -19,6 +19,8 @@ pub(super) fn run(context: &Context, command: City) -> Result<(), Failure> {
         City::Ticket { folder, role, expires, uses } => {
             block_on(ticket(context, &folder, role, expires, uses))
         }
+        City::Grant { folder, wish } => super::grant::issue(context, &folder, wish),
+        City::Revoke { folder, regions } => super::grant::revoke(context, &folder, regions),
         City::Stop(folder) => block_on(stop(context, &folder)),
     }
 }

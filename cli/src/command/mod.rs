@@ -5,6 +5,7 @@ mod doctor;
 #[cfg(target_os = "linux")]
 mod emulate_link;
 mod generate;
+mod grant;
 mod join;
 mod log;
 mod merge;
@@ -50,6 +51,7 @@ mod emulate_link {
 fn of_ours(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
         Command::City(command) => city::run(context, command),
+        Command::Grant(command) => grant::run(context, command),
         Command::Join(arguments) => join::run(context, arguments),
         Command::Jobs(folder) => block_on(status::jobs(context, &folder)),
         Command::Watch(arguments) => block_on(status::watch(context, &arguments)),
