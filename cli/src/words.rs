@@ -56,7 +56,7 @@ words! {
     }
     grants_revoked(regions: &str, epoch: u64) {
         "Grants to {regions} that were given so far are over (epoch {epoch})."
-        "此前给出的、针对 {regions} 的授权已失效（纪元 {epoch}）。"
+        "此前给出的、针对 {regions} 的授权已失效（世代 {epoch}）。"
     }
     grant_whose(owner: &str, holder: &str) {
         "Regions of {owner}, for node {holder}"

@@ -2,7 +2,7 @@
 
 use pyo3::prelude::*;
 use suanli_base::{Fault, Hash, ParseHashError};
-use suanli_identity::{GrantError, LineError};
+use suanli_identity::{AccessError, BadPrefix, GrantError, LineError, NoSuchRight};
 use suanli_link::dial::DialError;
 use suanli_link::holder::HoldError;
 use suanli_link::reader::{NoRoom, ReadError, RemoteError};
@@ -62,6 +62,18 @@ pub(crate) enum Trouble {
     Moved { expected: Hash, found: Hash },
     #[error("this holder shares no folder; make it with suanli.Holder(shared=FOLDER)")]
     NoFolder,
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    #[error(transparent)]
+    Prefix(#[from] BadPrefix),
+    #[error(transparent)]
+    Right(#[from] NoSuchRight),
+    #[error("what was revoked and used cannot be read from {}: {why}; restore it from a copy, or begin with a new key", path.display())]
+    Books { path: std::path::PathBuf, why: String },
+    #[error("the system gives no entropy: {source}")]
+    Entropy { source: std::io::Error },
+    #[error("{text}")]
+    Revoke { text: String },
     #[error("it was closed here; make a new one")]
     Closed,
 }

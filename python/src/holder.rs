@@ -2,6 +2,7 @@
 
 use crate::buffer::Buffer;
 use crate::error::Trouble;
+use crate::guarded::{self, Door, Guards, Wish};
 use crate::place::{Kind, key_at, seed};
 use crate::wait::{runtime, wait};
 use bytes::Bytes;
@@ -12,9 +13,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use suanli_base::{NodeId, Time};
-use suanli_identity::SecretKey;
-use suanli_link::holder::{self, Doorman, HolderLimits, serve};
+use suanli_base::NodeId;
+use suanli_identity::{SecretKey, TICKET_ADDRESSES_MAX};
+use suanli_link::holder::{self, Doorman, Guard, HolderLimits, Refusal, serve};
 use suanli_link::shared::SharedListener;
 use suanli_link::{LinkError, LinkLimits, Listener};
 use suanli_rdpa::{Code, Hello, Limits, RegionName, Request};
@@ -25,14 +26,31 @@ const BREATH: Duration = Duration::from_millis(100);
 /// Connections at once on one address.
 const CONNECTIONS_MAX: usize = 1024;
 
-/// Who may come in. Who is in may do everything: read, write, accumulate, count.
+/// Who may come in.
 #[derive(Clone)]
 enum Admit {
+    /// Who is in may do everything: read, write, accumulate, count.
+    Listed(List),
+    /// Who shows a grant may do what it says.
+    Granted(Arc<Guard>),
+}
+
+impl Admit {
+    fn door(&self) -> Door<List> {
+        match self {
+            Self::Listed(list) => Door::Listed(list.clone()),
+            Self::Granted(guard) => Door::Granted(guard.door()),
+        }
+    }
+}
+
+#[derive(Clone)]
+enum List {
     Anyone,
     These(Arc<BTreeSet<NodeId>>),
 }
 
-impl Admit {
+impl List {
     fn of(nodes: Option<Vec<String>>) -> Result<Self, Trouble> {
         let Some(nodes) = nodes else { return Ok(Self::Anyone) };
         let nodes = nodes.iter().map(|node| node.parse());
@@ -40,18 +58,18 @@ impl Admit {
     }
 }
 
-impl Doorman for Admit {
-    fn hello(&mut self, _: Time, peer: NodeId, _: &Hello) -> Result<(), (Code, String)> {
+impl Doorman for List {
+    fn hello(&mut self, peer: NodeId, _: &Hello) -> Result<(), Refusal> {
         match self {
             Self::These(nodes) if !nodes.contains(&peer) => {
                 let text = format!("this holder does not admit node {}", peer.short());
-                Err((Code::Unauthorised, text))
+                Err(Refusal::new(Code::Unauthorised, text))
             }
             _ => Ok(()),
         }
     }
 
-    fn may(&mut self, _: Time, _: &Request) -> Result<(), (Code, String)> {
+    fn may(&mut self, _: &Request, _: u64) -> Result<(), Refusal> {
         Ok(())
     }
 }
@@ -61,6 +79,11 @@ impl Doorman for Admit {
 pub(crate) struct Holder {
     holder: Arc<holder::Holder>,
     key: SecretKey,
+    /// The file of the key; what was revoked is kept beside it.
+    path: PathBuf,
+    guards: Guards,
+    /// Where others reach this holder, for grants.
+    addresses: Mutex<Vec<String>>,
     /// Where readers on this host find the versions.
     folder: Option<PathBuf>,
     listening: Mutex<Vec<JoinHandle<()>>>,
@@ -83,11 +106,11 @@ async fn accept(listener: Listener, holder: Arc<holder::Holder>, admit: Admit) {
             tokio::time::sleep(BREATH).await;
             continue;
         };
-        let (holder, admit) = (Arc::clone(&holder), admit.clone());
+        let (holder, door) = (Arc::clone(&holder), admit.door());
         serving.spawn(async move {
             // A stranger that fails its handshake is nobody's trouble but its own.
             if let Ok(link) = incoming.handshake().await {
-                serve(link, holder, admit, Limits::reliable(), seed()).await;
+                serve(link, holder, door, Limits::reliable(), seed()).await;
             }
         });
     }
@@ -102,8 +125,8 @@ async fn accept_shared(listener: SharedListener, holder: Arc<holder::Holder>, ad
         }
         match listener.accept().await {
             Ok(link) => {
-                let (holder, admit) = (Arc::clone(&holder), admit.clone());
-                serving.spawn(serve(link, holder, admit, Limits::reliable(), seed()));
+                let (holder, door) = (Arc::clone(&holder), admit.door());
+                serving.spawn(serve(link, holder, door, Limits::reliable(), seed()));
             }
             Err(LinkError::Listen { .. }) => tokio::time::sleep(BREATH).await,
             // Somebody who is not who it should be.
@@ -118,20 +141,20 @@ impl Holder {
         &self,
         address: &str,
         kind: Kind,
-        admit: Option<Vec<String>>,
-        anyone: bool,
+        admit: Admit,
+        open: bool,
     ) -> Result<(JoinHandle<()>, String), Trouble> {
         let (limits, holder) = (LinkLimits::default(), Arc::clone(&self.holder));
         if kind == Kind::Shared {
             let folder = self.folder.as_deref().ok_or(Trouble::NoFolder)?;
             let timeout = limits.handshake_timeout;
             let listener = SharedListener::bind(folder, &self.key, timeout).await?;
-            let task = runtime()?.spawn(accept_shared(listener, holder, Admit::of(admit)?));
+            let task = runtime()?.spawn(accept_shared(listener, holder, admit));
             return Ok((task, folder.display().to_string()));
         }
         let found = || Trouble::Address { found: address.to_owned() };
         let address: SocketAddr = address.parse().map_err(|_| found())?;
-        if admit.is_none() && !anyone && !address.ip().is_loopback() {
+        if open && !address.ip().is_loopback() {
             return Err(Trouble::Open { address });
         }
         let listener = match kind {
@@ -139,7 +162,7 @@ impl Holder {
             _ => Listener::bind(address, &self.key, limits).await?,
         };
         let bound = listener.local_addr()?.to_string();
-        Ok((runtime()?.spawn(accept(listener, holder, Admit::of(admit)?)), bound))
+        Ok((runtime()?.spawn(accept(listener, holder, admit)), bound))
     }
 }
 
@@ -148,14 +171,17 @@ impl Holder {
     #[new]
     #[pyo3(signature = (key, folder))]
     fn new(py: Python<'_>, key: PathBuf, folder: Option<PathBuf>) -> PyResult<Self> {
-        let key = py.detach(|| key_at(&key)).map_err(|trouble| trouble.raise(py))?;
+        let path = key;
+        let key = py.detach(|| key_at(&path)).map_err(|trouble| trouble.raise(py))?;
         let limits = HolderLimits::default();
         let holder = match &folder {
             None => holder::Holder::new(limits),
             Some(folder) => holder::Holder::share(limits, folder)
                 .map_err(|error| Trouble::from(error).raise(py))?,
         };
-        Ok(Self { holder, key, folder, listening: Mutex::default() })
+        let (guards, addresses) = (Guards::default(), Mutex::default());
+        let listening = Mutex::default();
+        Ok(Self { holder, key, path, guards, addresses, folder, listening })
     }
 
     /// The key by which others know this holder.
@@ -164,8 +190,9 @@ impl Holder {
         self.key.node().to_string()
     }
 
-    /// Listens; returns the address. Everybody may come when `admit` names nobody.
-    #[pyo3(signature = (address, link, admit, anyone))]
+    /// Listens; returns the address. Everybody may come when `admit` names nobody, but what each may
+    /// do is what a grant says with `granted`.
+    #[pyo3(signature = (address, link, admit, anyone, granted))]
     fn listen(
         &self,
         py: Python<'_>,
@@ -173,13 +200,59 @@ impl Holder {
         link: &str,
         admit: Option<Vec<String>>,
         anyone: bool,
+        granted: bool,
     ) -> PyResult<String> {
         let work = async {
-            let (task, address) = self.begin(address, Kind::named(link)?, admit, anyone).await?;
+            let open = admit.is_none() && !anyone && !granted;
+            let admit = match granted {
+                true => Admit::Granted(self.guards.of(&self.key, &self.path)?),
+                false => Admit::Listed(List::of(admit)?),
+            };
+            let kind = Kind::named(link)?;
+            let (task, address) = self.begin(address, kind, admit, open).await?;
             self.listening.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+            if kind == Kind::Tls {
+                let mut known = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+                known.push(address.clone());
+                // As many as a grant has room for; the newest are the likeliest.
+                let behind = known.len().saturating_sub(TICKET_ADDRESSES_MAX);
+                known.drain(..behind);
+            }
             Ok(address)
         };
         wait(py, work)
+    }
+
+    /// Signs a grant to regions of this holder.
+    #[pyo3(signature = (to, regions, rights, seconds, bytes, bytes_per_second, depth, addresses))]
+    #[allow(clippy::too_many_arguments, reason = "named in Python")]
+    fn grant(
+        &self,
+        py: Python<'_>,
+        to: &str,
+        regions: &str,
+        rights: &str,
+        seconds: u64,
+        bytes: Option<u64>,
+        bytes_per_second: Option<u64>,
+        depth: u8,
+        addresses: Option<Vec<String>>,
+    ) -> PyResult<String> {
+        let known = || self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let addresses = addresses.unwrap_or_else(known);
+        let wish = Wish { to, regions, rights, seconds, bytes, bytes_per_second, depth, addresses };
+        let work = || guarded::issue(&self.key, &*self.guards.of(&self.key, &self.path)?, wish);
+        py.detach(work).map_err(|trouble| trouble.raise(py))
+    }
+
+    /// Ends every grant to some regions that was given so far; returns the epoch now in force.
+    fn revoke(&self, py: Python<'_>, regions: &str) -> PyResult<u64> {
+        let work = || -> Result<u64, Trouble> {
+            let guard = self.guards.of(&self.key, &self.path)?;
+            let revoked = guard.revoke_all(guarded::prefix(regions)?);
+            revoked.map_err(|refusal| Trouble::Revoke { text: refusal.text })
+        };
+        py.detach(work).map_err(|trouble| trouble.raise(py))
     }
 
     /// Publishes bytes as the next version of a region; returns the version.

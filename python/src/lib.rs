@@ -11,6 +11,7 @@
 mod buffer;
 mod codec;
 mod error;
+mod guarded;
 mod holder;
 mod node;
 mod place;

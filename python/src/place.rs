@@ -75,7 +75,7 @@ pub(crate) fn node_of(py: Python<'_>, key: PathBuf) -> PyResult<String> {
 }
 
 /// Milliseconds since the Unix epoch.
-fn now() -> Time {
+pub(crate) fn now() -> Time {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Time(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -22,7 +22,8 @@ class Holder:
     """Regions of this process, for any number of connections.
 
     ``key`` is the file of the holder's key, drawn when there is none. Whoever may connect may read,
-    write, accumulate and count: ``listen`` asks who that is unless the address is of this machine.
+    write, accumulate and count, unless it listens for grants: ``listen`` asks who that is unless the
+    address is of this machine.
     ``shared`` names a folder of this user alone, best below the memory file system of the machine, in
     which every version is put too, for ``link="shared"``.
     """
@@ -46,14 +47,43 @@ class Holder:
         address: str = "127.0.0.1:0",
         *,
         link: Literal["tls", "tcp", "shared"] = "tls",
-        admit: Iterable[str] | Literal["anyone"] | None = None,
+        admit: Iterable[str] | Literal["anyone", "grants"] | None = None,
     ) -> str:
         """Listens in the background; returns the address. ``admit`` lists the ids of the nodes that
-        may connect; an address that other machines reach needs it. With ``link="shared"`` it listens in
-        its shared folder, and returns that."""
-        anyone = admit == "anyone"
-        nodes = None if admit is None or anyone else list(admit)
-        return self._native.listen(address, link, nodes, anyone)
+        may connect, or says "grants": then each may do what a grant of this holder says, and no more.
+        An address that other machines reach needs it. With ``link="shared"`` it listens in its shared
+        folder, and returns that."""
+        anyone, granted = admit == "anyone", admit == "grants"
+        nodes = None if admit is None or anyone or granted else list(admit)
+        return self._native.listen(address, link, nodes, anyone, granted)
+
+    def grant(
+        self,
+        to: str,
+        regions: str,
+        rights: str = "read,subscribe",
+        *,
+        seconds: int = 86_400,
+        nbytes: int | None = None,
+        bytes_per_second: int | None = None,
+        depth: int = 0,
+        addresses: Iterable[str] | None = None,
+    ) -> str:
+        """A grant for node ``to``: one line, which it gives to ``connect(ticket=...)``. ``regions`` ends
+        with "/" for all below a folder, is one region's name, or "/" for all there are; ``rights`` are
+        some of read, write, accumulate, commit, cells, subscribe, revoke. ``nbytes`` and
+        ``bytes_per_second`` bound what moves, on all of its connections together. ``depth`` is how
+        often it may be handed on. ``addresses`` are those where this holder listens, unless you know
+        better."""
+        ways = None if addresses is None else list(addresses)
+        return self._native.grant(
+            to, regions, rights, seconds, nbytes, bytes_per_second, depth, ways
+        )
+
+    def revoke(self, regions: str) -> int:
+        """Ends every grant to these regions that was given so far, at the next operation of whoever
+        holds one; it stays so after a restart. Returns the epoch now in force."""
+        return self._native.revoke(regions)
 
     def publish(self, name: str, value: object, chunk_bytes: int = CHUNK_BYTES) -> int:
         """Publishes bytes, an array or a tensor as the next version of a region, in one switch;

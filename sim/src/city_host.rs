@@ -23,7 +23,7 @@ use suanli_node::city::{
     CityNode, Command, CommandId, Done, Input, Output, Settle, SettleFault, Source, Stage, Work,
 };
 use suanli_params::{CHUNK_ELEMENTS, Codec, encoded_len};
-use suanli_rdpa::Limits;
+use suanli_rdpa::{GateBooks, Limits};
 
 /// How long a full disk is waited for before the next try.
 const FULL_RETRY_MS: u64 = 500;
@@ -93,8 +93,8 @@ impl CityHost {
         let fresh = found.state.jobs.is_empty();
         let mut node = CityNode::new(key.clone(), limits, found.state, content, cx.now);
         if let Some(bytes) = cx.disk.read(BOOKS) {
-            let books = postcard::from_bytes(bytes);
-            node.keep_books(books.map_err(|error| Stop::Broken(error.to_string()))?);
+            let books = GateBooks::from_bytes(bytes);
+            node.keep_books(books.ok_or_else(|| Stop::Broken("the books of grants".into()))?);
         }
         let mut host = Self {
             node,
@@ -312,10 +312,11 @@ impl CityHost {
                 let loss = self.evaluate(cx, *job, *theta);
                 Ok(Done::Evaluated { job: *job, version: *version, loss })
             }
-            Work::KeepBooks(books) => {
-                let bytes = postcard::to_stdvec(books).expect("our own types always encode");
-                cx.disk.put(BOOKS, &bytes).map(|()| Done::BooksKept).map_err(Trouble::Disk)
-            }
+            Work::KeepBooks(books) => cx
+                .disk
+                .put(BOOKS, &books.to_bytes())
+                .map(|()| Done::BooksKept)
+                .map_err(Trouble::Disk),
             _ => return Ok(()),
         };
         match outcome {

@@ -21,7 +21,6 @@
 
 use crate::limits::{REGION_NAME_CHARS_MAX, TICKET_BYTES_MAX};
 use crate::{Code, Pace, RegionName, Request, StageKind};
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use suanli_base::{Duration, Hash, NodeId, Time};
@@ -59,28 +58,6 @@ impl Default for GateLimits {
             guest_bytes_per_s: u64::MAX,
         }
     }
-}
-
-/// What has to survive a restart, or revocations and budgets would not.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GateBooks {
-    /// The epochs in force.
-    pub epochs: Vec<(Prefix, u64)>,
-    /// What was used of budgets.
-    pub used: Vec<UsedBytes>,
-}
-
-/// What was used of one link's budget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UsedBytes {
-    /// The owner's link that the chain begins with.
-    pub first: Hash,
-    /// The link.
-    pub link: Hash,
-    /// Bytes.
-    pub bytes: u64,
-    /// When the link is over, and this can be forgotten.
-    pub not_after: Time,
 }
 
 /// A bearer that was admitted, with what it showed. Cheap to clone; good for one gate.
@@ -661,5 +638,8 @@ impl Gate {
     }
 }
 
+mod books;
 #[cfg(test)]
 mod tests;
+
+pub use books::{GateBooks, UsedBytes};

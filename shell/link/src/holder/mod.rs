@@ -8,12 +8,14 @@
 //! Not for: a city, whose log decides what its regions hold (`core/node`).
 
 mod cells;
+mod door;
 mod region;
 mod serve;
 mod stage;
 
+pub use door::{Doorman, Guard, GuardDoor, KeepBooks, OpenDoor, Refusal};
 pub use region::{HoldError, Snapshot};
-pub use serve::{Doorman, OpenDoor, serve};
+pub use serve::serve;
 
 use bytes::Bytes;
 use region::Region;

@@ -1,48 +1,21 @@
 //! Serving one connection from a holder's memory.
 
 use super::Holder;
+use super::door::{Doorman, Refusal};
 use crate::Link;
 use crate::endpoint::Endpoint;
 use crate::pump::Ended;
 use bytes::Bytes;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use suanli_base::{NodeId, Time};
+use suanli_base::Time;
 use suanli_rdpa::limits::PROTOCOL_VERSION;
 use suanli_rdpa::{
-    Code, Event, Hello, Level, Limits, PeerLimits, RegionName, Reply, Request, ResponderToken,
-    Session, Side, Span, StageKind, Welcome, runs_of,
+    Code, Event, Level, Limits, PeerLimits, RegionName, Reply, Request, ResponderToken, Session,
+    Side, Span, StageKind, Welcome, runs_of,
 };
 use tokio::sync::broadcast::error::RecvError;
-
-/// Decides who may do what. Asked at HELLO and at every request.
-pub trait Doorman: Send {
-    /// Whether a peer may come in.
-    ///
-    /// # Errors
-    /// The code and words of the refusal.
-    fn hello(&mut self, now: Time, peer: NodeId, hello: &Hello) -> Result<(), (Code, String)>;
-
-    /// Whether it may do this now.
-    ///
-    /// # Errors
-    /// The code and words of the refusal.
-    fn may(&mut self, now: Time, request: &Request) -> Result<(), (Code, String)>;
-}
-
-/// Lets everybody do everything: for links whose other end is trusted with all that is held.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct OpenDoor;
-
-impl Doorman for OpenDoor {
-    fn hello(&mut self, _: Time, _: NodeId, _: &Hello) -> Result<(), (Code, String)> {
-        Ok(())
-    }
-
-    fn may(&mut self, _: Time, _: &Request) -> Result<(), (Code, String)> {
-        Ok(())
-    }
-}
+use tokio::time::{Instant, sleep_until};
 
 /// Serves `holder` to the peer of `link` until the link is over. `seed` is entropy.
 pub async fn serve(
@@ -62,6 +35,8 @@ pub async fn serve(
         limits,
         pins: VecDeque::new(),
         subscribed: BTreeSet::new(),
+        kept: VecDeque::new(),
+        again: Instant::now(),
     };
     let mut nowhere = ();
     loop {
@@ -70,6 +45,10 @@ pub async fn serve(
             event = connection.endpoint.next(&mut nowhere) => event,
             told = news.recv(), if !connection.subscribed.is_empty() => {
                 connection.tell(told);
+                continue;
+            }
+            () = sleep_until(connection.again), if !connection.kept.is_empty() => {
+                connection.go_on();
                 continue;
             }
         };
@@ -89,6 +68,10 @@ struct Connection<D> {
     /// Versions this peer has open, oldest first; as many as it may have handles.
     pins: VecDeque<(RegionName, u64)>,
     subscribed: BTreeSet<RegionName>,
+    /// What waits for a rate, in order; until when. The session bounds how many there are, and how
+    /// many bytes they hold.
+    kept: VecDeque<(ResponderToken, Request)>,
+    again: Instant,
 }
 
 impl<D> Drop for Connection<D> {
@@ -103,11 +86,18 @@ impl<D: Doorman> Connection<D> {
     fn tell(&mut self, told: Result<(RegionName, u64), RecvError>) {
         let (now, session) = self.endpoint.at();
         match told {
-            Ok((region, version)) => session.notify(now, &region, version, &Bytes::new()),
+            Ok((region, version)) => {
+                if self.subscribed.contains(&region) && self.doorman.may_be_told(&region) {
+                    session.notify(now, &region, version, &Bytes::new());
+                }
+            }
             // Too many for a slow peer: the newest of each is all it needs.
             Err(_) => {
                 for region in &self.subscribed {
                     let Some(newest) = self.holder.newest(region) else { continue };
+                    if !self.doorman.may_be_told(region) {
+                        continue;
+                    }
                     session.notify(now, region, newest.info.version, &Bytes::new());
                 }
             }
@@ -115,16 +105,50 @@ impl<D: Doorman> Connection<D> {
     }
 
     fn answer(&mut self, token: ResponderToken, request: Request) {
+        if !self.kept.is_empty() && waits_its_turn(&request) {
+            self.kept.push_back((token, request));
+            return;
+        }
+        if let Some(request) = self.answer_now(token, request) {
+            self.kept.push_front((token, request));
+        }
+    }
+
+    /// What waited for a rate is served as far as the rate allows now.
+    fn go_on(&mut self) {
+        while let Some((token, request)) = self.kept.pop_front() {
+            if let Some(request) = self.answer_now(token, request) {
+                self.kept.push_front((token, request));
+                return;
+            }
+        }
+    }
+
+    /// Answers, unless a rate is in the way: then the request comes back, and `again` says for how
+    /// long it waits.
+    fn answer_now(&mut self, token: ResponderToken, request: Request) -> Option<Request> {
         let now = self.endpoint.now();
         let allowed = match &request {
-            Request::Hello(hello) => self.doorman.hello(now, self.endpoint.peer(), hello),
-            request => self.doorman.may(now, request),
+            Request::Hello(hello) => self.doorman.hello(self.endpoint.peer(), hello),
+            request => self.doorman.may(request, self.read_bytes(request)),
         };
         let reply = match allowed {
             Ok(()) => self.reply(now, request),
-            Err((code, text)) => Reply::Error { code, text },
+            Err(Refusal { after: Some(after), .. }) if moves_bytes(&request) => {
+                self.again = Instant::now() + after;
+                return Some(request);
+            }
+            Err(refusal) => refused(refusal),
         };
         self.endpoint.session().respond(now, token, reply);
+        None
+    }
+
+    /// How long the chunk is that a READ asks for.
+    fn read_bytes(&self, request: &Request) -> u64 {
+        let Request::Read { region, version, chunk } = request else { return 0 };
+        let shape = self.holder.version(region, *version).map(|snapshot| snapshot.info.shape);
+        shape.and_then(|shape| shape.chunk_len(*chunk)).map_or(0, u64::from)
     }
 
     fn reply(&mut self, now: Time, request: Request) -> Reply {
@@ -178,6 +202,10 @@ impl<D: Doorman> Connection<D> {
                 error(Code::Unavailable, "this holder keeps nothing on disk")
             }
             Request::Fence { .. } => Reply::Fenced { level: Level::Placed },
+            Request::Revoke { prefix, epoch } => match self.doorman.revoke(&prefix, epoch) {
+                Ok(epoch) => Reply::Revoked { epoch },
+                Err(refusal) => refused(refusal),
+            },
             Request::Stat { region } => {
                 Reply::Stat { region: region.and_then(|region| self.holder.stat(&region)) }
             }
@@ -234,6 +262,20 @@ impl<D: Doorman> Connection<D> {
         }
         Reply::Data(packed.into())
     }
+}
+
+/// Whether a rate applies to it.
+const fn moves_bytes(request: &Request) -> bool {
+    matches!(request, Request::Read { .. } | Request::ReadRanges { .. } | Request::Stage { .. })
+}
+
+/// Whether it comes after what waits: what moves bytes, and what says that bytes are there.
+const fn waits_its_turn(request: &Request) -> bool {
+    moves_bytes(request) || matches!(request, Request::Fence { .. } | Request::Commit { .. })
+}
+
+fn refused(refusal: Refusal) -> Reply {
+    Reply::Error { code: refusal.code, text: refusal.text }
 }
 
 fn error(code: Code, text: &str) -> Reply {

@@ -523,6 +523,22 @@ impl RemoteNode {
         .await?
     }
 
+    /// Ends every grant below `epoch` on the regions that `prefix` means; returns the epoch in force.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn revoke(&self, prefix: String, epoch: u64) -> Result<u64, RemoteError> {
+        self.call(move |desk| {
+            Box::pin(async move {
+                match desk.ask(Op::Revoke { prefix, epoch }).await? {
+                    Answer::Revoked { epoch } => Ok(epoch),
+                    other => unreachable!("{other:?} is no answer to REVOKE"),
+                }
+            })
+        })
+        .await?
+    }
+
     /// Waits until everything before is as safe as `level`.
     ///
     /// # Errors
