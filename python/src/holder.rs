@@ -11,6 +11,7 @@ use pyo3::pybacked::PyBackedBytes;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use suanli_base::NodeId;
@@ -19,6 +20,7 @@ use suanli_link::holder::{self, Doorman, Guard, HolderLimits, Refusal, serve};
 use suanli_link::shared::SharedListener;
 use suanli_link::{LinkError, LinkLimits, Listener};
 use suanli_rdpa::{Code, Hello, Limits, RegionName, Request};
+use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 
 /// How long to wait when the system gives no more connections.
@@ -86,17 +88,46 @@ pub(crate) struct Holder {
     addresses: Mutex<Vec<String>>,
     /// Where readers on this host find the versions.
     folder: Option<PathBuf>,
-    listening: Mutex<Vec<JoinHandle<()>>>,
+    listening: Mutex<Vec<Listening>>,
 }
 
-impl Drop for Holder {
-    fn drop(&mut self) {
-        self.close();
+/// A task that takes connections on one address. It ends when this is dropped.
+struct Listening {
+    _stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Listening {
+    fn begin<F>(serving: F) -> Result<Self, Trouble>
+    where
+        F: for<'a> FnOnce(&'a mut JoinSet<()>) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>,
+        F: Send + 'static,
+    {
+        let (stop, stopped) = oneshot::channel();
+        let task = runtime()?.spawn(until(stopped, serving));
+        Ok(Self { _stop: stop, task })
     }
 }
 
-async fn accept(listener: Listener, holder: Arc<holder::Holder>, admit: Admit) {
-    let mut serving = JoinSet::new();
+/// Lets connections come until told to end; then all of them are over when this is.
+async fn until<F>(stop: oneshot::Receiver<()>, serving: F)
+where
+    F: for<'a> FnOnce(&'a mut JoinSet<()>) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>,
+{
+    let mut connections = JoinSet::new();
+    tokio::select! {
+        _ = stop => {}
+        () = serving(&mut connections) => {}
+    }
+    connections.shutdown().await;
+}
+
+async fn accept(
+    serving: &mut JoinSet<()>,
+    listener: Listener,
+    holder: Arc<holder::Holder>,
+    admit: Admit,
+) {
     loop {
         while serving.try_join_next().is_some() {}
         if serving.len() >= CONNECTIONS_MAX {
@@ -116,8 +147,12 @@ async fn accept(listener: Listener, holder: Arc<holder::Holder>, admit: Admit) {
     }
 }
 
-async fn accept_shared(listener: SharedListener, holder: Arc<holder::Holder>, admit: Admit) {
-    let mut serving = JoinSet::new();
+async fn accept_shared(
+    serving: &mut JoinSet<()>,
+    listener: SharedListener,
+    holder: Arc<holder::Holder>,
+    admit: Admit,
+) {
     loop {
         while serving.try_join_next().is_some() {}
         if serving.len() >= CONNECTIONS_MAX {
@@ -126,7 +161,9 @@ async fn accept_shared(listener: SharedListener, holder: Arc<holder::Holder>, ad
         match listener.accept().await {
             Ok(link) => {
                 let (holder, door) = (Arc::clone(&holder), admit.door());
-                serving.spawn(serve(link, holder, door, Limits::reliable(), seed()));
+                serving.spawn(async move {
+                    serve(link, holder, door, Limits::reliable(), seed()).await;
+                });
             }
             Err(LinkError::Listen { .. }) => tokio::time::sleep(BREATH).await,
             // Somebody who is not who it should be.
@@ -143,14 +180,16 @@ impl Holder {
         kind: Kind,
         admit: Admit,
         open: bool,
-    ) -> Result<(JoinHandle<()>, String), Trouble> {
+    ) -> Result<(Listening, String), Trouble> {
         let (limits, holder) = (LinkLimits::default(), Arc::clone(&self.holder));
         if kind == Kind::Shared {
             let folder = self.folder.as_deref().ok_or(Trouble::NoFolder)?;
             let timeout = limits.handshake_timeout;
             let listener = SharedListener::bind(folder, &self.key, timeout).await?;
-            let task = runtime()?.spawn(accept_shared(listener, holder, admit));
-            return Ok((task, folder.display().to_string()));
+            let listening = Listening::begin(|serving| {
+                Box::pin(accept_shared(serving, listener, holder, admit))
+            })?;
+            return Ok((listening, folder.display().to_string()));
         }
         let found = || Trouble::Address { found: address.to_owned() };
         let address: SocketAddr = address.parse().map_err(|_| found())?;
@@ -162,7 +201,9 @@ impl Holder {
             _ => Listener::bind(address, &self.key, limits).await?,
         };
         let bound = listener.local_addr()?.to_string();
-        Ok((runtime()?.spawn(accept(listener, holder, admit)), bound))
+        let listening =
+            Listening::begin(|serving| Box::pin(accept(serving, listener, holder, admit)))?;
+        Ok((listening, bound))
     }
 }
 
@@ -209,8 +250,8 @@ impl Holder {
                 false => Admit::Listed(List::of(admit)?),
             };
             let kind = Kind::named(link)?;
-            let (task, address) = self.begin(address, kind, admit, open).await?;
-            self.listening.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+            let (listening, address) = self.begin(address, kind, admit, open).await?;
+            self.listening.lock().unwrap_or_else(PoisonError::into_inner).push(listening);
             if kind == Kind::Tls {
                 let mut known = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
                 known.push(address.clone());
@@ -328,10 +369,18 @@ impl Holder {
         Ok(self.holder.cell(&name, cell))
     }
 
-    /// Stops listening, and ends every connection.
-    fn close(&self) {
-        for task in self.listening.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            task.abort();
-        }
+    /// Stops listening, and ends every connection; what was used of grants is kept then.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        let tasks: Vec<_> = listening.drain(..).map(|listening| listening.task).collect();
+        drop(listening);
+        let work = async {
+            for task in tasks {
+                // A task that panicked is over too.
+                let _ = task.await;
+            }
+            Ok(())
+        };
+        wait(py, work)
     }
 }
