@@ -45,7 +45,7 @@ pub(crate) fn transport(
     congestion: Congestion,
 ) -> QuicTransportConfig {
     let factory: Arc<dyn ControllerFactory + Send + Sync> = match congestion {
-        Congestion::Bbr => Arc::new(BbrConfig::default()),
+        Congestion::Bbr => Arc::new(BbrConfig),
         Congestion::Cubic => Arc::new(CubicConfig::default()),
     };
     QuicTransportConfig::builder()
