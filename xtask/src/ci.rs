@@ -1,6 +1,6 @@
 //! What CI runs, stage by stage, each with its time. The first failure ends it.
 
-use crate::{layers, licences, nat, tree, words};
+use crate::{layers, licences, nat, second_client, tree, words};
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader, Write as _};
 use std::process::{Command, Stdio};
@@ -38,6 +38,7 @@ pub(crate) fn run(length: Length) -> Result<()> {
             nat::Ended::Passed | nat::Ended::NotHere => Ok(()),
             nat::Ended::Failed => bail!("two homes behind routers did not find each other"),
         })?;
+        stage("second client", || second_client::run().map(|_| ()))?;
         stage("bits", || cargo(&["xtask", "bits", "--short"]))?;
         stage("benches", || {
             cargo(&["xtask", "bench", "whole", "--short"])?;

@@ -1,5 +1,5 @@
-//! The commands of this repository: `cargo xtask ci | layers | words | licences | bits |
-//! python | nat | bench`.
+//! The commands of this repository: `cargo xtask ci | layers | words | licences | bits | python |
+//! second-client | nat | bench`.
 //!
 //! Not for: anything that needs our own crates. What does (benches) lives in `bench/` and is
 //! started from here, so that xtask builds in seconds.
@@ -10,6 +10,7 @@ mod layers;
 mod licences;
 mod nat;
 mod python;
+mod second_client;
 mod tree;
 mod words;
 
@@ -31,6 +32,8 @@ usage: cargo xtask COMMAND
                     --write makes the list of hashes anew
   python            build the wheel of python/ and run its tests in target/python (3: no Python);
                     SUANLI_PYTHON names an interpreter, whose PyTorch is tested with
+  second-client     the second implementation of RDPA, in Python, against the test vectors and a node of
+                    ours; 3 without Python 3.10
   nat               homes behind routers join a city that nobody can reach from outside, in network
                     namespaces (3: not possible here)
   bench NAME [--short] [--fresh] [--row ROW] [--json FILE]
@@ -63,6 +66,7 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
         ["bits", "--aarch64"] => return bits::run(bits::Extent::Aarch64),
         ["bits", "--write"] => return bits::run(bits::Extent::Write),
         ["python"] => return python::run(),
+        ["second-client"] => return Ok(second_client::run()?.into()),
         ["nat"] => return Ok(nat::run(true)?.into()),
         // What it runs of itself, in namespaces.
         ["nat", "--inside"] => nat::inside()?,

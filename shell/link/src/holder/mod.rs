@@ -171,7 +171,7 @@ impl Holder {
                 }
                 region.publish(snapshot, self.limits.pinned_bytes_max);
             }
-            None if expected != 0 => return Err(HoldError::NoSuchRegion),
+            None if expected != 0 => return Err(HoldError::Moved { expected, found: 0 }),
             None if !room => return Err(HoldError::Full { max: self.limits.regions_max }),
             None => {
                 state.regions.insert(name.clone(), Region::new(snapshot));
