@@ -433,8 +433,11 @@ impl Bbr {
                         let asked = in_flight >= CYCLE[0] * self.path_holds();
                         long || over && (asked || idle || self.lost_in_round > 0)
                     }
-                    // Until the queue that this made is gone.
-                    1 => long || in_flight <= self.path_holds(),
+                    // Until the queue that this made is gone; what comes in lumps may look like one.
+                    1 => {
+                        let left = in_flight - self.path_holds();
+                        long || left <= 0.0 || over && left <= self.lump.get()
+                    }
                     _ => over,
                 };
                 if next {
