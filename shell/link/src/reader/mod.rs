@@ -2,7 +2,9 @@
 //! nothing between the socket and the caller's memory.
 
 mod remote;
+mod several;
 pub use remote::{COMMANDS_MAX, NoRoom, Partial, RemoteError, RemoteNode, Versions, zeros};
+pub use several::{Dropped, Gathered, NotGathered, Source, gather};
 
 use crate::endpoint::{Endpoint, Memory, Trust};
 use crate::pump::Ended;
