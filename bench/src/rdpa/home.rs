@@ -74,14 +74,17 @@ fn profile(bits_per_s: u64, queue_thousandths: u64, loss_ppm: u32) -> Profile {
 }
 
 /// A line, or why there is none on this machine.
-fn line(profile: Profile, seed: u64) -> Result<Arc<Emulator>, String> {
+pub(super) fn line(profile: Profile, seed: u64) -> Result<Arc<Emulator>, String> {
     Emulator::start(profile, seed)
         .map(Arc::new)
         .map_err(|error| format!("needs two network namespaces: {error}"))
 }
 
 /// Runs `work` on a thread and runtime in this side.
-fn run_in<T: Send>(side: &Side, work: impl AsyncFnOnce() -> Result<T> + Send) -> Result<T> {
+pub(super) fn run_in<T: Send>(
+    side: &Side,
+    work: impl AsyncFnOnce() -> Result<T> + Send,
+) -> Result<T> {
     side.run_in(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.context("a runtime")?.block_on(work())
@@ -115,13 +118,13 @@ fn both<T: Send>(
     })
 }
 
-async fn endpoint(side: &Side, seed: u8) -> Result<QuicEndpoint> {
+pub(super) async fn endpoint(side: &Side, seed: u8) -> Result<QuicEndpoint> {
     let address = SocketAddr::new(side.address().into(), 0);
     Ok(QuicEndpoint::bind(&key(seed), QuicOptions::on(address)).await?)
 }
 
 /// Holds `bytes` in the far side.
-async fn hold(
+pub(super) async fn hold(
     side: &Side,
     bytes: Option<Bytes>,
     limits: Limits,

@@ -4,6 +4,7 @@
 mod bulk;
 mod codec;
 mod home;
+mod joiner;
 mod merge;
 mod place;
 mod proof;
@@ -27,6 +28,7 @@ pub fn rows() -> Vec<RowSpec> {
         home::gigabit(),
         home::fair(),
         home::heart(),
+        joiner::spec(),
         proof::pair(),
         proof::fuzz(),
     ]

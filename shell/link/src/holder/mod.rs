@@ -169,12 +169,13 @@ impl Holder {
                 if found != expected {
                     return Err(HoldError::Moved { expected, found });
                 }
-                region.publish(snapshot, self.limits.pinned_bytes_max);
+                region.publish(snapshot);
             }
             None if expected != 0 => return Err(HoldError::Moved { expected, found: 0 }),
             None if !room => return Err(HoldError::Full { max: self.limits.regions_max }),
             None => {
-                state.regions.insert(name.clone(), Region::new(snapshot));
+                let region = Region::new(snapshot, self.limits.pinned_bytes_max);
+                state.regions.insert(name.clone(), region);
             }
         }
         drop(state);

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use suanli_base::{Fault, Hash};
-use suanli_rdpa::{Code, RegionError, RegionInfo, RegionStat, Shape};
+use suanli_rdpa::{
+    ChunkRef, Code, RegionError, RegionInfo, RegionStat, Shape, VersionLimits, Versions,
+};
 
 /// Regions cannot be held as asked.
 #[derive(Debug, thiserror::Error)]
@@ -200,16 +202,29 @@ pub(super) fn map(path: &Path) -> Result<Bytes, HoldError> {
     Ok(Bytes::from_owner(map))
 }
 
+/// A region's versions: which are kept is decided by the books.
 #[derive(Debug)]
 pub(super) struct Region {
+    books: Versions,
+    kept: BTreeMap<u64, Arc<Snapshot>>,
     newest: Arc<Snapshot>,
-    /// Versions that somebody has open, with how many have; the newest may be among them.
-    pinned: BTreeMap<u64, (Arc<Snapshot>, usize)>,
+    /// What the books know the chunks of the newest by.
+    chunks: Arc<[ChunkRef]>,
+    next_serial: u64,
 }
 
 impl Region {
-    pub(super) const fn new(newest: Arc<Snapshot>) -> Self {
-        Self { newest, pinned: BTreeMap::new() }
+    pub(super) fn new(first: Arc<Snapshot>, pinned_bytes_max: u64) -> Self {
+        let limits = VersionLimits { pinned_bytes_max, ..VersionLimits::default() };
+        let mut region = Self {
+            books: Versions::new(limits),
+            kept: BTreeMap::new(),
+            newest: Arc::clone(&first),
+            chunks: Arc::default(),
+            next_serial: 0,
+        };
+        region.publish(first);
+        region
     }
 
     pub(super) const fn newest(&self) -> &Arc<Snapshot> {
@@ -217,46 +232,57 @@ impl Region {
     }
 
     pub(super) fn version(&self, version: u64) -> Option<Arc<Snapshot>> {
-        if self.newest.info.version == version {
-            return Some(Arc::clone(&self.newest));
-        }
-        self.pinned.get(&version).map(|(snapshot, _)| Arc::clone(snapshot))
+        self.kept.get(&version).map(Arc::clone)
     }
 
-    pub(super) fn publish(&mut self, snapshot: Arc<Snapshot>, pinned_bytes_max: u64) {
-        self.newest = snapshot;
-        // The oldest go first; whoever has one open gets VERSION_GONE.
-        while self.pinned_bytes() > pinned_bytes_max && self.pinned.pop_first().is_some() {}
+    /// Makes a snapshot of a higher version the newest. What goes for it is answered VERSION_GONE.
+    pub(super) fn publish(&mut self, snapshot: Arc<Snapshot>) {
+        let version = snapshot.info.version;
+        self.chunks = self.chunks_of(&snapshot);
+        self.newest = Arc::clone(&snapshot);
+        self.kept.insert(version, snapshot);
+        let dropped = self.books.publish(version, Arc::clone(&self.chunks));
+        self.let_go(&dropped.expect("versions rise, and a chunk has one length"));
     }
 
     pub(super) fn pin(&mut self) -> Arc<RegionInfo> {
-        let newest = &self.newest;
-        let entry = self.pinned.entry(newest.info.version);
-        entry.or_insert_with(|| (Arc::clone(newest), 0)).1 += 1;
-        Arc::clone(&newest.info)
+        let info = Arc::clone(&self.newest.info);
+        self.books.pin(info.version).expect("the newest is kept");
+        info
     }
 
     pub(super) fn unpin(&mut self, version: u64) {
-        if let Some((_, readers)) = self.pinned.get_mut(&version) {
-            *readers -= 1;
-            if *readers == 0 {
-                self.pinned.remove(&version);
-            }
+        // Of a region that was taken away and made anew somebody may have pinned another version 1.
+        if let Ok(dropped) = self.books.unpin(version) {
+            self.let_go(&dropped);
         }
-    }
-
-    /// Bytes that would be free without the pins: chunks of older versions that neither the newest
-    /// nor a version counted before has.
-    fn pinned_bytes(&self) -> u64 {
-        let mut seen: std::collections::BTreeSet<*const u8> =
-            self.newest.chunks.iter().map(|chunk| chunk.as_ptr()).collect();
-        let chunks = self.pinned.values().flat_map(|(snapshot, _)| &snapshot.chunks);
-        chunks.filter(|chunk| seen.insert(chunk.as_ptr())).map(|chunk| chunk.len() as u64).sum()
     }
 
     pub(super) fn stat(&self) -> RegionStat {
         let RegionInfo { version, shape, root, .. } = *self.newest.info;
-        let oldest = self.pinned.keys().next().copied().unwrap_or(version);
-        RegionStat { version, oldest, shape, root, pinned_bytes: self.pinned_bytes() }
+        let oldest = self.books.oldest().unwrap_or(version);
+        RegionStat { version, oldest, shape, root, pinned_bytes: self.books.old_bytes() }
+    }
+
+    fn let_go(&mut self, dropped: &suanli_rdpa::Dropped) {
+        for dropped in &dropped.versions {
+            self.kept.remove(&dropped.version);
+        }
+    }
+
+    /// The chunks of a snapshot: one that lies in the same memory as that of the newest is the same.
+    fn chunks_of(&mut self, snapshot: &Snapshot) -> Arc<[ChunkRef]> {
+        let known = self.newest.chunks.iter().zip(self.chunks.iter());
+        let known: BTreeMap<*const u8, ChunkRef> =
+            known.map(|(chunk, known)| (chunk.as_ptr(), *known)).collect();
+        let chunk_of = |chunk: &Bytes| {
+            let bytes = u32::try_from(chunk.len()).expect("a chunk has at most 4 MiB");
+            let same = known.get(&chunk.as_ptr()).filter(|known| known.bytes == bytes);
+            same.copied().unwrap_or_else(|| {
+                self.next_serial += 1;
+                ChunkRef { serial: self.next_serial, bytes }
+            })
+        };
+        snapshot.chunks.iter().map(chunk_of).collect()
     }
 }
