@@ -343,6 +343,9 @@ pub(crate) struct Join {
     pub(crate) link: Option<LinkChoice>,
     #[command(flatten)]
     pub(crate) parent: Parent,
+    /// Train with a program of your own; takes the rest of the line, as in: python train.py
+    #[arg(long, value_name = "COMMAND", num_args = 1.., allow_hyphen_values = true)]
+    pub(crate) trainer: Vec<std::ffi::OsString>,
 }
 
 /// Which kind of link is tried first.

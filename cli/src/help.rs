@@ -97,6 +97,7 @@ const ARGUMENTS: &[(&str, &str, &str)] = &[
     ("join", "share", "出借的处理器时间，百分数［默认：100］"),
     ("join", "threads", "使用的线程数［默认：每个核心一个］"),
     ("join", "upload_per_day", "每天最多上传多少 MiB［默认：不限］"),
+    ("join", "trainer", "用自己的程序训练；取走这一行的其余部分，例如：python train.py"),
     ("join", "link", "与城市的链路种类［默认：auto］"),
     ("doctor", "network", "改为检查网络：通往城市的每条途径、所选的链路、速率和障碍"),
     ("doctor", "ticket", "城市的入场券，或存放它的文件［默认：这个家庭加入的城市］"),

@@ -28,7 +28,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // The worker process closes what it inherited, so it comes before anything that opens a file.
     if std::env::args_os().nth(1).is_some_and(|first| first == "worker") {
-        return ExitCode::from(suanli_host::worker::child::main());
+        return ExitCode::from(suanli_worker::child::main());
     }
     // A word that is no text is no language either.
     let words = std::env::args_os().skip(1).filter_map(|word| word.into_string().ok());

@@ -36,6 +36,9 @@ pub enum Activations {
 pub const NUMERIC_CLASS: &str = "f32-chain-1";
 /// The same with [`Storage::Bf16`].
 pub const NUMERIC_CLASS_BF16: &str = "bf16-chain-1";
+/// A job whose members compute as they like, this engine with [`Storage::F32`] among them: no two
+/// need have the same bits, so nobody can check a member by doing its steps again.
+pub const NUMERIC_CLASS_ANY: &str = "any";
 
 /// How the matrices that kernels read, and what the way forward keeps, are held. It decides bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -64,6 +67,9 @@ impl Storage {
     /// # Errors
     /// A class that this program does not compute.
     pub fn of_class(class: &str) -> Result<Self, ConfigError> {
+        if class == NUMERIC_CLASS_ANY {
+            return Ok(Self::F32);
+        }
         let all = [Self::F32, Self::Bf16];
         let found = all.into_iter().find(|storage| storage.numeric_class() == class);
         found.ok_or_else(|| ConfigError::NumericClass { found: class.chars().take(32).collect() })

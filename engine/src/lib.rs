@@ -25,7 +25,7 @@ mod traits;
 
 pub use config::{
     Activations, CONTEXT_MAX, ConfigError, LAYERS_MAX, ModelConfig, NUMERIC_CLASS,
-    NUMERIC_CLASS_BF16, RopeScaling, Storage, VOCAB_MAX, WIDTH_MAX,
+    NUMERIC_CLASS_ANY, NUMERIC_CLASS_BF16, RopeScaling, Storage, VOCAB_MAX, WIDTH_MAX,
 };
 pub use fast::{Fast, KernelChoice, KernelError, Matmul, Settings};
 pub use init::initial_params;

@@ -28,6 +28,70 @@ pub struct State {
 const HEAD_BYTES: usize = 16;
 
 impl State {
+    /// These parameters, zero moments, no steps taken.
+    #[must_use]
+    pub fn new(params: Vec<f32>) -> Self {
+        let moments = Moments::new(params.len());
+        Self { params, moments }
+    }
+
+    /// The parameters, to be overwritten.
+    pub fn params_mut(&mut self) -> &mut [f32] {
+        &mut self.params
+    }
+
+    /// The first moments and the second.
+    #[must_use]
+    pub fn moments(&self) -> (&[f32], &[f32]) {
+        (&self.moments.first, &self.moments.second)
+    }
+
+    /// Takes up what so many steps made of it.
+    ///
+    /// # Errors
+    /// Buffers of another length, and moments that no steps leave behind; nothing has changed then.
+    pub fn set(
+        &mut self,
+        params: Vec<f32>,
+        moments: (Vec<f32>, Vec<f32>),
+        steps: u64,
+    ) -> Result<(), StepError> {
+        let (first, second) = moments;
+        let expected = self.params.len();
+        for (what, found) in [("first moments", first.len()), ("second moments", second.len())] {
+            if found != expected {
+                return Err(StepError::WrongLength { what, expected, found });
+            }
+        }
+        let next = Self { params, moments: Moments { first, second, steps } };
+        next.check(expected)?;
+        *self = next;
+        Ok(())
+    }
+
+    /// Zero moments, no steps taken: [`crate::Engine::reset_moments`].
+    pub fn reset_moments(&mut self) {
+        self.moments.reset();
+    }
+
+    /// One more step was taken by whoever has the newer values, which [`State::set`] takes up.
+    pub fn count_step(&mut self) {
+        self.moments.steps = self.moments.steps.saturating_add(1);
+    }
+
+    /// As [`crate::Engine::seal`].
+    pub fn seal(&mut self) -> Vec<u8> {
+        self.moments.seal()
+    }
+
+    /// As [`crate::Engine::unseal`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn unseal(&mut self, sealed: &[u8]) -> Result<(), StepError> {
+        self.moments.unseal(sealed)
+    }
+
     /// The parameters, flat.
     #[must_use]
     pub fn params(&self) -> &[f32] {

@@ -157,6 +157,12 @@ pub enum StepError {
         /// The most it may be.
         max: f32,
     },
+    /// The program that computes in the engine's place says that it cannot go on.
+    #[error("the program that trains here: {said}")]
+    Outside {
+        /// What it says.
+        said: String,
+    },
     /// Only a part of the model was asked for: engines of today take the whole.
     #[error(
         "layers {first} to {end} were asked for alone; this engine works on all {layers} layers at once"

@@ -15,6 +15,7 @@ mod guarded;
 mod holder;
 mod node;
 mod place;
+mod trainer;
 mod wait;
 
 use pyo3::prelude::*;
@@ -32,4 +33,6 @@ mod native {
     use crate::node::{Node, Opened, Versions};
     #[pymodule_export]
     use crate::place::node_of;
+    #[pymodule_export]
+    use crate::trainer::work;
 }

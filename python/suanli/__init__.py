@@ -16,8 +16,10 @@ from ._holder import Holder
 from ._node import Node, RegionStat, Stat, connect
 from ._region import Region
 from ._suanli import node_of
+from ._train import Batch, Settings, Task, Trainer, train
 
 __all__ = [
+    "Batch",
     "ConnectionLost",
     "Error",
     "Holder",
@@ -25,8 +27,12 @@ __all__ = [
     "RefusedError",
     "Region",
     "RegionStat",
+    "Settings",
     "Stat",
+    "Task",
     "Tensor",
+    "Trainer",
     "connect",
     "node_of",
+    "train",
 ]

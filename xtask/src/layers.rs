@@ -72,7 +72,7 @@ const TABLE: &[Group] = &[
     },
     Group {
         layer: 6,
-        folders: &["shell/link", "shell/store", "shell/sandbox"],
+        folders: &["shell/link", "shell/store", "shell/worker", "shell/sandbox"],
         beside: &[],
         never: &[],
         may_use: "core, engine",

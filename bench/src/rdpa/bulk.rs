@@ -18,9 +18,9 @@ use suanli_rdpa::Hello;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-const BYTES: usize = 256 << 20;
-const BYTES_SHORT: usize = 32 << 20;
-const TURNS: usize = 7;
+pub(super) const BYTES: usize = 256 << 20;
+pub(super) const BYTES_SHORT: usize = 32 << 20;
+pub(super) const TURNS: usize = 7;
 /// What the bare side writes in one call.
 const WRITE_BYTES: usize = 1 << 20;
 
@@ -85,7 +85,7 @@ fn measure(session: &mut Session, kind: Kind) -> Result<Vec<Row>> {
     ])
 }
 
-fn rate(bytes: &Bytes, begun: Instant) -> f64 {
+pub(super) fn rate(bytes: &Bytes, begun: Instant) -> f64 {
     bytes.len() as f64 / begun.elapsed().as_secs_f64() / 1e6
 }
 
@@ -150,7 +150,8 @@ fn bare_lane(kind: Kind, bytes: &Bytes, memory: &mut [u8]) -> Result<f64> {
     )
 }
 
-fn read(kind: Kind, trust: Trust, bytes: &Bytes, memory: &mut [u8]) -> Result<f64> {
+/// MB/s of a READ of all of `bytes`.
+pub(super) fn read(kind: Kind, trust: Trust, bytes: &Bytes, memory: &mut [u8]) -> Result<f64> {
     memory.fill(0);
     let content = bytes.clone();
     two_sides(

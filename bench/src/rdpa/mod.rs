@@ -6,6 +6,7 @@ mod codec;
 mod home;
 mod joiner;
 mod merge;
+mod peers;
 mod place;
 mod proof;
 mod resume;
@@ -19,8 +20,12 @@ pub fn rows() -> Vec<RowSpec> {
         bulk::tcp(),
         bulk::tls(),
         bulk::shared(),
+        peers::quic(),
+        peers::stream(),
+        peers::ucx(),
         small::tcp(),
         small::tls(),
+        peers::calls(),
         resume::spec(),
         codec::row(),
         merge::row(),

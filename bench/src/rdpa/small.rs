@@ -10,10 +10,10 @@ use suanli_rdpa::{Event, Op, Span};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-const BYTES: usize = 4096;
-const REGION_BYTES: usize = 16 << 20;
-const OPS: usize = 20_000;
-const DEPTH: usize = 64;
+pub(super) const BYTES: usize = 4096;
+pub(super) const REGION_BYTES: usize = 16 << 20;
+pub(super) const OPS: usize = 20_000;
+pub(super) const DEPTH: usize = 64;
 const TURNS: usize = 5;
 
 pub(super) fn tcp() -> RowSpec {
@@ -82,7 +82,7 @@ fn ping_pong(ops: usize) -> Result<f64> {
     )
 }
 
-fn place_of(op: usize) -> u64 {
+pub(super) fn place_of(op: usize) -> u64 {
     (op * 40_503 % (REGION_BYTES / BYTES) * BYTES) as u64
 }
 
@@ -115,7 +115,7 @@ fn check(bytes: &Bytes, at: u64, read: &[u8]) -> Result<()> {
 }
 
 /// READs a second with [`DEPTH`] on their way.
-fn reads_at_once(ops: usize) -> Result<f64> {
+pub(super) fn reads_at_once(ops: usize) -> Result<f64> {
     let bytes = content(REGION_BYTES);
     let held = bytes.clone();
     two_sides(

@@ -62,7 +62,7 @@ pub(super) fn run(context: &Context) -> Result<(), Failure> {
         same_bits,
         gflop_per_s: product_rate(threads).map_err(wrong)?,
         tokens_per_s: training_rate(&mut engine).map_err(wrong)?,
-        memory_available_bytes: suanli_host::worker::available_memory_bytes(),
+        memory_available_bytes: suanli_worker::available_memory_bytes(),
         folders: places(context)?,
     };
     context.answer(&found, || report(context, &found))?;

@@ -53,6 +53,7 @@ async fn join(context: &Context, arguments: Join, ticket: Option<Ticket>) -> Res
         name: arguments.name.or_else(|| settings.name.clone()),
         limits,
         prefer: arguments.link.or(settings.link).unwrap_or_default().into(),
+        trainer: arguments.trainer,
         worker: vec![program.into_os_string(), "worker".into()],
         stop: stop.clone(),
         ready: Some(ready),

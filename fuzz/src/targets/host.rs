@@ -5,10 +5,10 @@ use crate::Target;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use suanli_host::control::{ControlReply, ControlRequest};
-use suanli_host::worker::protocol::{
+use suanli_identity::Role;
+use suanli_worker::protocol::{
     FRAME_BYTES_MAX, FromWorker, Reply, ShareOfCpu, ToWorker, Work, encode, read_frame,
 };
-use suanli_identity::Role;
 
 pub(crate) const TARGETS: &[Target] = &[
     Target::new("control-request", "an order reads back as it was, or is refused", orders, order),

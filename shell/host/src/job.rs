@@ -191,7 +191,7 @@ fn spec_of(
         format: JOB_FORMAT,
         name: name.chars().take(64).collect(),
         model: serde_json::to_string(model).expect("plain numbers are JSON"),
-        numeric_class: file.training.storage.numeric_class().to_owned(),
+        numeric_class: file.training.numeric_class().to_owned(),
         parameters: theta.len() as u64,
         replica_memory_bytes: file.training_memory_bytes(model),
         theta_root: suanli_params::root(&hash_chunks(theta)),

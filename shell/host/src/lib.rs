@@ -1,4 +1,4 @@
-//! The processes of Suanli: the agent of a family, a city, and the worker process with the engine.
+//! The processes of Suanli: the agent of a family, and a city; the process that computes is `suanli-worker`.
 //!
 //! Not for: deciding anything (`core/node` does), nor for talking to people (`cli` does).
 //!
@@ -17,7 +17,6 @@ pub mod network;
 pub mod relay;
 mod trainable;
 pub mod trainer;
-pub mod worker;
 
 /// The exit code of a process that a disk or another part of this machine stops in the middle.
 pub(crate) const EXIT_ENVIRONMENT: u8 = 6;

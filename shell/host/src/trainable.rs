@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use suanli_bus::JobSpec;
 use suanli_engine::{Lora, ModelConfig, Storage};
 
-use crate::worker::{Adapters, Layout, WorkerSpec};
+use suanli_worker::{Adapters, Layout, WorkerSpec};
 
 /// A job's model, and the adapters when only these are trained.
 #[derive(Clone, Debug, PartialEq)]

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use suanli_base::NodeId;
 use suanli_engine::tokenizer::Tokenizer;
-use suanli_engine::{Cancel, ModelConfig, initial_params};
+use suanli_engine::{Cancel, ModelConfig, Reference, initial_params};
 use suanli_host::control::{
     CityInit, CityOptions, CityReady, CityStatus, Client, ControlReply, ControlRequest,
     DoorOptions, FamilyNote, FamilyOptions, JobState, Limits, Refusal, Stop, StopReason, Stopper,
 };
 use suanli_host::network::{self, NetworkOptions};
-use suanli_host::{city, family, job, relay, worker};
+use suanli_host::{city, family, job, relay};
 use suanli_identity::{Role, SecretKey};
 use suanli_link::dial::Prefer;
 use suanli_link::reader::Reader;
@@ -30,8 +30,32 @@ use tokio::task::JoinHandle;
 #[ignore = "the child's side of the other tests"]
 fn worker_child_entry() {
     if rustix::net::sockopt::socket_type(std::io::stdin()).is_ok() {
-        std::process::exit(i32::from(worker::child::main()));
+        std::process::exit(i32::from(suanli_worker::child::main()));
     }
+}
+
+/// A program of a member's own, which trains with an engine of its choice.
+#[test]
+#[ignore = "the child's side of the other tests"]
+fn trainer_child_entry() {
+    if rustix::net::sockopt::socket_type(std::io::stdin()).is_ok() {
+        let code = suanli_worker::child::outside(|plan| {
+            let engine = Reference::<f32>::new(plan.model);
+            let engine =
+                engine.map_err(|error| suanli_worker::Failure::refused(error.to_string()))?;
+            Ok(Box::new(engine))
+        });
+        std::process::exit(i32::from(code));
+    }
+}
+
+/// The same, as an owner would name it; it leaves `mark` behind when it is started.
+fn trainer(mark: &Path) -> Vec<OsString> {
+    let exe = std::env::current_exe().unwrap().into_os_string();
+    let script = format!("echo started > '{}'; exec \"$0\" \"$@\"", mark.display());
+    let entry = ["--exact", "trainer_child_entry", "--ignored", "--nocapture"];
+    let shell = ["sh".into(), "-c".into(), script.into(), exe];
+    shell.into_iter().chain(entry.iter().map(Into::into)).collect()
 }
 
 fn program() -> Vec<OsString> {
@@ -65,11 +89,31 @@ fn start_family(folder: PathBuf, name: &str, ready: &CityReady) -> Running {
     start_noted_family(folder, name, ready, None)
 }
 
+/// A family that trains with a program of its own.
+fn start_trainer(
+    folder: PathBuf,
+    ready: &CityReady,
+    mark: &Path,
+    notes: Option<mpsc::UnboundedSender<FamilyNote>>,
+) -> Running {
+    start_family_with(folder, "own", ready, notes, trainer(mark))
+}
+
 fn start_noted_family(
     folder: PathBuf,
     name: &str,
     ready: &CityReady,
     notes: Option<mpsc::UnboundedSender<FamilyNote>>,
+) -> Running {
+    start_family_with(folder, name, ready, notes, Vec::new())
+}
+
+fn start_family_with(
+    folder: PathBuf,
+    name: &str,
+    ready: &CityReady,
+    notes: Option<mpsc::UnboundedSender<FamilyNote>>,
+    trainer: Vec<OsString>,
 ) -> Running {
     let (stopper, stop): (Stopper, Stop) = Stopper::new();
     let options = FamilyOptions {
@@ -78,6 +122,7 @@ fn start_noted_family(
         name: Some(name.into()),
         limits: Limits { threads: Some(1), share_percent: 70, ..Limits::default() },
         prefer: Prefer::Auto,
+        trainer,
         worker: program(),
         stop,
         ready: None,
@@ -112,9 +157,13 @@ expected = 2
 "#;
 
 fn prepare(folder: &Path) -> job::Prepared {
+    prepare_job(folder, JOB)
+}
+
+fn prepare_job(folder: &Path, text_of_job: &str) -> job::Prepared {
     let text: String = (0..4000).map(|i| format!("line {i}: {}\n", i * i % 97)).collect();
     std::fs::write(folder.join("text.txt"), text).unwrap();
-    let file = JobFile::parse(JOB).unwrap();
+    let file = JobFile::parse(text_of_job).unwrap();
     let out = folder.join("prepared");
     job::prepare("small", &file, folder, &out, &mut |_| {}, &Cancel::new()).unwrap()
 }
@@ -167,6 +216,64 @@ async fn two_families_train_a_job_to_its_end_and_the_loss_falls() {
     for family in families {
         stop(family).await;
     }
+    stop(city).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_trains_with_a_program_of_its_own_beside_one_that_does_not() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("city");
+    city::init(&folder, &CityInit { name: "test".into() }).unwrap();
+    let any = JOB.replace("[training]", "[training]\nengine = \"any\"");
+    let prepared = prepare_job(root.path(), &any);
+    let (city, ready) = start_city(&folder).await;
+    let mut client = Client::connect(&folder).await.unwrap();
+    let request = ControlRequest::Submit { folder: prepared.folder.clone() };
+    client.call(&request).await.unwrap();
+    let mark = root.path().join("mark");
+    let families = [
+        start_trainer(root.path().join("a"), &ready, &mark, None),
+        start_family(root.path().join("b"), "b", &ready),
+    ];
+    let over = |status: &CityStatus| {
+        status.jobs[0].state == JobState::Done && status.jobs[0].losses.len() >= 2
+    };
+    let status = until(&folder, over).await;
+    let job = &status.jobs[0];
+    assert!(job.losses.last().unwrap().loss < job.losses[0].loss, "{:?}", job.losses);
+    let each: Vec<u64> = job.contributions.iter().map(|c| c.contributions).collect();
+    assert!(each.len() == 2 && each.iter().all(|count| *count >= 3), "{each:?}");
+    assert!(mark.exists(), "its program was started");
+    for family in families {
+        stop(family).await;
+    }
+    stop(city).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_of_equal_bits_takes_no_program_of_a_members_own() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("city");
+    city::init(&folder, &CityInit { name: "test".into() }).unwrap();
+    let prepared = prepare(root.path());
+    let (city, ready) = start_city(&folder).await;
+    let mut client = Client::connect(&folder).await.unwrap();
+    let request = ControlRequest::Submit { folder: prepared.folder.clone() };
+    client.call(&request).await.unwrap();
+    let (notes, mut noted) = mpsc::unbounded_channel();
+    let mark = root.path().join("mark");
+    let family = start_trainer(root.path().join("a"), &ready, &mark, Some(notes));
+    let why = tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            if let FamilyNote::Other(text) = noted.recv().await.unwrap() {
+                return text;
+            }
+        }
+    });
+    let why = why.await.unwrap();
+    assert!(why.contains("f32-chain-1") && why.contains("--trainer"), "{why}");
+    assert!(!mark.exists(), "its program was not started");
+    stop(family).await;
     stop(city).await;
 }
 

@@ -67,6 +67,7 @@ const KEYS: &[(&str, &[&str])] = &[
             "outer_momentum",
             "codec",
             "storage",
+            "engine",
             "rounds",
             "tokens",
             "seed",
@@ -197,6 +198,8 @@ pub struct TrainingSection {
     pub codec: CodecName,
     /// How members hold matrices and activations.
     pub storage: Storage,
+    /// What members compute with.
+    pub engine: EngineName,
     /// When the job is done.
     pub length: Length,
     /// What keys every draw of the job.
@@ -221,6 +224,17 @@ pub enum CodecName {
     Int4,
     /// Plain 32-bit floats: for comparisons.
     F32,
+}
+
+/// What members compute with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineName {
+    /// The engine of this program: equal work gives equal bits, so anybody can check it.
+    #[default]
+    Suanli,
+    /// That one, or a program of the member's own.
+    Any,
 }
 
 /// When a job is done.
@@ -426,6 +440,15 @@ impl Default for ReplicasSection {
 }
 
 impl TrainingSection {
+    /// The numeric class that members promise.
+    #[must_use]
+    pub const fn numeric_class(&self) -> &'static str {
+        match self.engine {
+            EngineName::Suanli => self.storage.numeric_class(),
+            EngineName::Any => suanli_engine::NUMERIC_CLASS_ANY,
+        }
+    }
+
     /// The default learning rate and momentum of the outer step for a number of rounds.
     #[must_use]
     pub fn outer(rounds: u64) -> (f64, Vec<f64>) {
@@ -458,6 +481,7 @@ impl TrainingSection {
             outer_momentum,
             codec: CodecName::Int4,
             storage: Storage::F32,
+            engine: EngineName::Suanli,
             length: Length::Rounds(DEFAULT_ROUNDS),
             seed: 1,
         }
@@ -601,6 +625,12 @@ fn training(section: &Section<'_>, job: &JobFile) -> Result<TrainingSection, Job
     let schedules = [("wsd", Schedule::Wsd), ("cosine", Schedule::Cosine)];
     let codecs = [("int4", CodecName::Int4), ("f32", CodecName::F32)];
     let storages = [("f32", Storage::F32), ("bf16", Storage::Bf16)];
+    let storage = section.choice("storage", &storages, fallback.storage)?;
+    let engines = [("suanli", EngineName::Suanli), ("any", EngineName::Any)];
+    let engine = section.choice("engine", &engines, fallback.engine)?;
+    if engine == EngineName::Any && storage != Storage::F32 {
+        return Err(section.conflict("engine", "storage"));
+    }
     Ok(TrainingSection {
         inner_steps,
         batch_sequences,
@@ -616,7 +646,8 @@ fn training(section: &Section<'_>, job: &JobFile) -> Result<TrainingSection, Job
         outer_lr: section.number("outer_lr", 0.01..=2.0, fallback.outer_lr)?,
         outer_momentum: section.course("outer_momentum", 0.0..=0.99, &fallback.outer_momentum)?,
         codec: section.choice("codec", &codecs, fallback.codec)?,
-        storage: section.choice("storage", &storages, fallback.storage)?,
+        storage,
+        engine,
         length,
         seed: section.count("seed", 0..=i64::MAX as u64, fallback.seed)?,
     })

@@ -2,12 +2,12 @@
 
 use super::files::Files;
 use crate::trainable::Trainable;
-use crate::worker::{Evaluate, Reply, ShareOfCpu, Theta, TokenRange, Work as EngineWork, Worker};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use suanli_base::{Hash, JobId, Round};
 use suanli_bus::JobSpec;
 use suanli_node::city::Done;
+use suanli_worker::{Evaluate, Reply, ShareOfCpu, Theta, TokenRange, Work as EngineWork, Worker};
 use tokio::sync::mpsc;
 
 /// Tokens of the held-out set that are measured each time: the first so many, always the same.

@@ -104,6 +104,8 @@ pub struct FamilyOptions {
     pub limits: Limits,
     /// Which kind of link to try first.
     pub prefer: Prefer,
+    /// A program of the owner's that trains in the worker's place, and its arguments; empty: none.
+    pub trainer: Vec<std::ffi::OsString>,
     /// The program that runs as the worker process, and its arguments.
     pub worker: Vec<std::ffi::OsString>,
     /// Ends the loop cleanly.

@@ -5,10 +5,6 @@
 use super::frozen::Frozen;
 use super::keep::{Keep, PrivateState};
 use crate::trainable::Trainable;
-use crate::worker::{
-    AdamSettings, Moments, Reply, ShareOfCpu, Theta, TokenRange, Train, Work as EngineWork, Worker,
-    WorkerEvent, WorkerHandle,
-};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,11 +14,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use suanli_base::{Hash, JobId, LeaseId, Random, Tokens};
 use suanli_bus::merge::{hash_chunks, pack};
 use suanli_bus::{CONTRIBUTION_FORMAT, Contribution, JobSpec, StateRoot};
+use suanli_engine::NUMERIC_CLASS_ANY;
 use suanli_engine::order::SampleOrder;
 use suanli_log::{LeaseRecord, Private};
 use suanli_node::family::{Done, Pending, Target, Work};
 use suanli_params::{CHUNK_ELEMENTS, encoded_len};
 use suanli_rdpa::Shape;
+use suanli_worker::{
+    AdamSettings, Moments, Reply, ShareOfCpu, Theta, TokenRange, Train, Work as EngineWork, Worker,
+    WorkerEvent, WorkerHandle,
+};
 use tokio::sync::mpsc;
 
 /// Steps that measure a machine's speed.
@@ -101,6 +102,8 @@ fn share_of(per_mille: u16) -> ShareOfCpu {
 pub(super) struct Program {
     pub exe: PathBuf,
     pub args: Vec<OsString>,
+    /// A program of the owner's, not ours.
+    pub outside: bool,
     pub threads: u16,
 }
 
@@ -227,6 +230,14 @@ impl Bulk {
     async fn load(&mut self, job: JobId, spec: JobSpec) -> Outcome<Hash> {
         self.open = None;
         *self.shared.link() = None;
+        let any = spec.numeric_class == NUMERIC_CLASS_ANY;
+        if self.program.outside && !any {
+            let class = &spec.numeric_class;
+            return Err(format!(
+                "the job asks for equal bits ({class}), which a trainer of one's own cannot promise; \
+                 join without --trainer, or ask for a job with engine = \"any\""
+            ));
+        }
         let trainable = Trainable::of(&spec)?;
         let (vocab, parameters) = (trainable.model.vocab, trainable.parameters());
         let training = &spec.training;
@@ -238,6 +249,7 @@ impl Bulk {
         let length = spec.data.sample_tokens as usize - 1;
         let mut worker_spec = trainable.worker(length, words, frozen);
         worker_spec.args.clone_from(&self.program.args);
+        worker_spec.outside = self.program.outside;
         worker_spec.threads = self.program.threads;
         worker_spec.share = share_of(self.shared.share.load(Ordering::SeqCst) as u16);
         let mut worker = Worker::spawn(self.program.exe.clone(), worker_spec)
@@ -263,7 +275,7 @@ impl Bulk {
             private,
             before: None,
             build: ready.build,
-            class: ready.numeric_class,
+            class: if any { NUMERIC_CLASS_ANY.into() } else { ready.numeric_class },
         });
         Ok(hash)
     }
@@ -611,7 +623,7 @@ impl Open {
         let stoppable =
             matches!(&work, EngineWork::Train(train) if train.lr.iter().any(|lr| *lr != 0.0));
         let id = self.worker.handle().send(work).map_err(|error| {
-            self.dead = matches!(error, crate::worker::SendError::Dead);
+            self.dead = matches!(error, suanli_worker::SendError::Dead);
             error.to_string()
         })?;
         if stoppable {

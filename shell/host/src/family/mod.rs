@@ -70,7 +70,7 @@ pub async fn run(options: FamilyOptions) -> Result<(), Refusal> {
     let node = FamilyNode::new(setup, clock.now());
     let shared = Arc::new(Shared::new(options.limits.share_percent));
     let threads = options.limits.threads.unwrap_or_else(cores);
-    let program = program(&options.worker, threads)?;
+    let program = program(&options, threads)?;
     let (done_out, done) = mpsc::unbounded_channel();
     let (works, works_in) = mpsc::unbounded_channel();
     let bulk = Bulk::new((keep, frozen), program, Arc::clone(&shared), done_out);
@@ -153,9 +153,11 @@ pub(crate) fn worker_program(
     }
 }
 
-fn program(command: &[std::ffi::OsString], threads: u32) -> Result<Program, Refusal> {
+fn program(options: &FamilyOptions, threads: u32) -> Result<Program, Refusal> {
+    let outside = !options.trainer.is_empty();
+    let command = if outside { &options.trainer } else { &options.worker };
     let (exe, args) = worker_program(command)?;
-    Ok(Program { exe, args, threads: u16::try_from(threads).unwrap_or(u16::MAX) })
+    Ok(Program { exe, args, outside, threads: u16::try_from(threads).unwrap_or(u16::MAX) })
 }
 
 struct Agent {

@@ -2,7 +2,7 @@
 
 use suanli_engine::{Lora, Storage};
 
-use super::{CodecName, JobFile, Length, SHORT_RUN_ROUNDS, Schedule, TokenizerKind};
+use super::{CodecName, EngineName, JobFile, Length, SHORT_RUN_ROUNDS, Schedule, TokenizerKind};
 
 /// The text of `job`; reading it gives `job` back.
 pub(super) fn write(job: &JobFile) -> String {
@@ -122,6 +122,10 @@ fn training(job: &JobFile) -> String {
         Storage::F32 => "f32",
         Storage::Bf16 => "bf16",
     };
+    let engine = match t.engine {
+        EngineName::Suanli => "suanli",
+        EngineName::Any => "any",
+    };
     let length = match t.length {
         Length::Rounds(rounds) => {
             format!("rounds = {rounds}  # or: tokens = ..., committed by all replicas together")
@@ -150,6 +154,8 @@ fn training(job: &JobFile) -> String {
          outer_momentum = {:?}  # one number, or several from the first to the last round\n\
          codec = \"{codec}\"  # how updates travel: \"int4\", or \"f32\" to compare with\n\
          storage = \"{storage}\"  # matrices and activations: \"f32\", or \"bf16\" in less memory\n\
+         engine = \"{engine}\"  # \"any\": members may train with programs of their own, such as\n\
+                           # PyTorch; their steps cannot be checked by doing them again\n\
          seed = {}\n",
         t.inner_steps,
         t.batch_sequences,

@@ -237,6 +237,19 @@ fn members_may_hold_matrices_in_less_memory() {
 }
 
 #[test]
+fn members_may_compute_with_programs_of_their_own() {
+    let parse = |text: &str| JobFile::parse(&format!("{PATHS}[training]\n{text}\n"));
+    let (ours, any) = (parse("").unwrap(), parse("engine = \"any\"").unwrap());
+    assert_eq!(ours.training.numeric_class(), "f32-chain-1");
+    assert_eq!(any.training.numeric_class(), "any");
+    assert_eq!(JobFile::parse(&any.to_toml()).unwrap(), any);
+    let error = parse("engine = \"any\"\nstorage = \"bf16\"").unwrap_err().to_string();
+    assert!(error.contains("training.engine") && error.contains("training.storage"), "{error}");
+    let error = parse("engine = \"torch\"").unwrap_err().to_string();
+    assert!(error.contains("expected \"suanli\" or \"any\", found \"torch\""), "{error}");
+}
+
+#[test]
 fn a_section_of_adapters_freezes_the_checkpoint() {
     let folder = checkpoint();
     let parse = |more: &str| {

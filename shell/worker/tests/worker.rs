@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use suanli_base::Random;
 use suanli_engine::{Batch, Cancel, Engine, Fast, ModelConfig, StepSettings};
-use suanli_host::worker::{
+use suanli_worker::{
     AdamSettings, CallError, DeathCause, Evaluate, FailureClass, Generate, Layout, Moments,
     Progress, Reply, SendError, ShareOfCpu, SharedMemory, SpawnError, Theta, TokenRange, Train,
     Trained, Work, Worker, WorkerEvent, WorkerSpec, child, protocol,

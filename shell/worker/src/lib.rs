@@ -23,7 +23,7 @@ pub mod memory;
 pub mod protocol;
 mod supervisor;
 
-pub use desk::available_memory_bytes;
+pub use desk::{Plan, available_memory_bytes};
 pub use memory::{Layout, LayoutError, MemoryError, Region, SharedMemory, TokenRange};
 pub use protocol::{
     AdamSettings, EngineKind, Evaluate, Evaluated, Failure, FailureClass, Generate, Generated,

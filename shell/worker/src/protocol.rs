@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use suanli_engine::Storage;
 
-use super::memory::{Layout, TokenRange};
+use crate::memory::{Layout, TokenRange};
 
 /// The longest frame either side accepts. The largest honest one is a `Train` with a learning rate
 /// for each of [`STEPS_MAX`] steps: a quarter of this.

@@ -12,11 +12,13 @@ use std::process::exit;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::confine;
-use super::control::Control;
-use super::desk::Desk;
-use super::memory;
-use super::protocol::{
+use suanli_engine::Engine;
+
+use crate::confine;
+use crate::control::Control;
+use crate::desk::{self, Desk, Maker, Plan};
+use crate::memory;
+use crate::protocol::{
     self, Failure, FailureClass, FromWorker, Reply, ToWorker, WORK_QUEUE_MAX, Work,
 };
 
@@ -33,6 +35,19 @@ pub const EXIT_PROTOCOL: u8 = 1;
 #[must_use]
 pub fn main() -> u8 {
     confine::close_strays();
+    live(Box::new(desk::build))
+}
+
+/// The same for a program of the owner's, which computes with an engine of its own instead of ours.
+/// It keeps what it has opened, and is started by `suanli join --trainer`.
+///
+/// The process ends in the middle of whatever it does when the agent is gone.
+#[must_use]
+pub fn outside(make: impl FnMut(Plan) -> Result<Box<dyn Engine>, Failure>) -> u8 {
+    live(Box::new(make))
+}
+
+fn live(make: Maker<'_>) -> u8 {
     confine::step_back();
     let (memory, frozen) = match memory::receive(io::stdin().as_fd()) {
         Ok(files) => files,
@@ -54,11 +69,12 @@ pub fn main() -> u8 {
         eprintln!("the system refused the worker its second thread: {error}");
         return EXIT_PROTOCOL;
     }
-    work_off(&works, &mut Desk::new(memory, frozen, control, replies.clone()), &replies)
+    let mut desk = Desk::new(make, memory, frozen, control, replies.clone());
+    work_off(&works, &mut desk, &replies)
 }
 
 /// Does one work after the other until asked to stop.
-fn work_off(works: &Receiver<(u64, Work)>, desk: &mut Desk, replies: &Replies) -> u8 {
+fn work_off(works: &Receiver<(u64, Work)>, desk: &mut Desk<'_>, replies: &Replies) -> u8 {
     while let Ok((id, work)) = works.recv() {
         let stop = work == Work::Stop;
         let reply = desk.perform(id, work).unwrap_or_else(Reply::Failed);

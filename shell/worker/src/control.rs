@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use suanli_engine::Cancel;
 
-use super::protocol::ShareOfCpu;
+use crate::protocol::ShareOfCpu;
 
 /// Whether the present work goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

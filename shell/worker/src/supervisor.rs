@@ -24,8 +24,8 @@ use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::memory::{Layout, MemoryError, Plain, Region, SharedMemory};
-use super::protocol::{
+use crate::memory::{Layout, MemoryError, Plain, Region, SharedMemory};
+use crate::protocol::{
     self, EngineKind, Failure, FrameError, FromWorker, Moments, Ready, Reply, ShareOfCpu, Start,
     Theta, ToWorker, WORK_QUEUE_MAX, Work,
 };
@@ -46,8 +46,11 @@ const WORDS_GRACE: Duration = Duration::from_millis(200);
 /// What a worker is and how it is started.
 #[derive(Clone, Debug)]
 pub struct WorkerSpec {
-    /// Arguments that make the program call [`super::child::main`].
+    /// Arguments that make the program call [`crate::child::main`].
     pub args: Vec<OsString>,
+    /// Whether it is a program of the owner's own ([`crate::child::outside`]): it gets the
+    /// environment of this process, and what it prints as errors is shown too.
+    pub outside: bool,
     /// The model.
     pub model: ModelConfig,
     /// Which implementation of the engine.
@@ -83,6 +86,7 @@ impl WorkerSpec {
         let storage = Storage::F32;
         Self {
             args,
+            outside: false,
             model,
             engine,
             storage,
@@ -500,7 +504,7 @@ fn launch(inner: &Arc<Inner>, exe: &PathBuf, spec: &WorkerSpec) -> Result<Ends, 
     let words = LastWords::default();
     let tasks = Tasks {
         writing: tokio::spawn(write_frames(writer, waiting, orders, told)),
-        listening: tokio::spawn(words.clone().listen(child.stderr.take())),
+        listening: tokio::spawn(words.clone().listen(child.stderr.take(), spec.outside)),
         words,
     };
     let inner = Arc::clone(inner);
@@ -523,7 +527,10 @@ fn start_process(
     socket: StdUnixStream,
 ) -> std::io::Result<Child> {
     let mut command = Command::new(exe);
-    command.args(&spec.args).env_clear();
+    command.args(&spec.args);
+    if !spec.outside {
+        command.env_clear();
+    }
     if let Some(kernel) = std::env::var_os(KERNEL_VARIABLE) {
         command.env(KERNEL_VARIABLE, kernel);
     }
@@ -663,10 +670,14 @@ async fn bury(mut child: Child, cause: DeathCause, inner: &Inner, tasks: Tasks) 
 struct LastWords(Arc<Mutex<BytesMut>>);
 
 impl LastWords {
-    async fn listen(self, stderr: Option<ChildStderr>) {
+    async fn listen(self, stderr: Option<ChildStderr>, show: bool) {
         let Some(mut stderr) = stderr else { return };
         let mut heard = BytesMut::with_capacity(512);
         while stderr.read_buf(&mut heard).await.is_ok_and(|count| count > 0) {
+            if show {
+                // Nobody to show it to is no reason to stop listening.
+                let _ = tokio::io::stderr().write_all(&heard).await;
+            }
             let mut kept = self.kept();
             kept.extend_from_slice(&heard);
             let over = kept.len().saturating_sub(LAST_WORDS_BYTES_MAX);

@@ -287,7 +287,7 @@ impl SharedMemory {
     }
 
     /// The areas for tokens, written by the agent. The number of a token may carry
-    /// [`NO_LOSS`](super::protocol::NO_LOSS).
+    /// [`NO_LOSS`](crate::protocol::NO_LOSS).
     #[must_use]
     pub fn tokens(&self) -> &[Region<u32>] {
         &self.tokens

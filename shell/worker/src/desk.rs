@@ -12,10 +12,10 @@ use suanli_engine::{
     Settings, StepError, StepSettings, Storage,
 };
 
-use super::child::Replies;
-use super::control::{Control, Verdict};
-use super::memory::{Region, Shared, SharedMemory, TokenRange};
-use super::protocol::{
+use crate::child::Replies;
+use crate::control::{Control, Verdict};
+use crate::memory::{Region, Shared, SharedMemory, TokenRange};
+use crate::protocol::{
     CONFIG_BYTES_MAX, EngineKind, Evaluate, Evaluated, Failure, FailureClass, Generate, Generated,
     Moments, NO_LOSS, PROMPT_TOKENS_MAX, Progress, Ready, Reply, STEPS_MAX, Sealed, Start,
     StateHashes, Theta, Train, Trained, Work,
@@ -24,8 +24,26 @@ use super::protocol::{
 /// Bytes of the frozen model that are read at a time.
 const READ_BYTES: usize = 1 << 20;
 
+/// What an engine is made for.
+pub struct Plan {
+    /// Which implementation of ours, where it is to be ours.
+    pub engine: EngineKind,
+    /// How matrices and activations are held.
+    pub storage: Storage,
+    /// Threads to compute on.
+    pub threads: usize,
+    /// The model, with a context as long as what it is trained on.
+    pub model: ModelConfig,
+    /// The adapters that are trained, and the parameters of the frozen model beside them.
+    pub adapters: Option<(Lora, Vec<f32>)>,
+}
+
+/// Makes the engine that computes.
+pub(super) type Maker<'a> = Box<dyn FnMut(Plan) -> Result<Box<dyn Engine>, Failure> + 'a>;
+
 /// The child's engine and what it works with.
-pub(super) struct Desk {
+pub(super) struct Desk<'a> {
+    make: Maker<'a>,
     /// Until `Start` says what lies in it.
     file: Option<OwnedFd>,
     /// The parameters of the frozen model, if there is one.
@@ -52,14 +70,15 @@ struct Parts {
     weights: Vec<f32>,
 }
 
-impl Desk {
+impl<'a> Desk<'a> {
     pub(super) const fn new(
+        make: Maker<'a>,
         file: OwnedFd,
         frozen: Option<OwnedFd>,
         control: Arc<Control>,
         replies: Replies,
     ) -> Self {
-        Self { file: Some(file), frozen, bench: None, control, replies }
+        Self { make, file: Some(file), frozen, bench: None, control, replies }
     }
 
     /// Does one piece of work; partial replies go out meanwhile, the last one is returned.
@@ -101,12 +120,19 @@ impl Desk {
         let file = self.file.take().ok_or_else(|| Failure::refused("already started"))?;
         let memory = SharedMemory::adopt(file, start.layout).map_err(|error| refused(&error))?;
         let threads = usize::from(start.threads.max(1));
-        let base = match &lora {
-            Some(_) => Some(read_frozen(self.frozen.take(), config.parameters())?),
+        let adapters = match &lora {
+            Some(lora) => {
+                Some((lora.clone(), read_frozen(self.frozen.take(), config.parameters())?))
+            }
             None => None,
         };
-        let ways = (start.engine, start.storage, threads);
-        let engine = build(ways, config, lora.as_ref().zip(base.as_deref()))?;
+        let (engine, storage) = (start.engine, start.storage);
+        let engine = (self.make)(Plan { engine, storage, threads, model: config, adapters })?;
+        let found = engine.space().len() as u64;
+        if found != expected {
+            let text = format!("expected an engine of {expected} parameters, found {found}");
+            return Err(Failure::refused(text));
+        }
         self.control.set_share(start.share);
         let can = engine.capabilities();
         let threads = u32::try_from(can.threads.max(1)).unwrap_or(1);
@@ -477,14 +503,14 @@ fn micros(duration: Duration) -> u64 {
 
 fn held<T>(region: &Region<T>) -> impl std::ops::Deref<Target = Shared<T>>
 where
-    T: super::memory::Plain,
+    T: crate::memory::Plain,
 {
     region.try_read().expect("one thread works, and lets go of a region before the next")
 }
 
 fn held_mut<T>(region: &Region<T>) -> impl std::ops::DerefMut<Target = Shared<T>>
 where
-    T: super::memory::Plain,
+    T: crate::memory::Plain,
 {
     region.try_write().expect("one thread works, and lets go of a region before the next")
 }
@@ -540,26 +566,25 @@ pub fn available_memory_bytes() -> Option<u64> {
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-fn build(
-    (kind, storage, threads): (EngineKind, Storage, usize),
-    config: ModelConfig,
-    adapted: Option<(&Lora, &[f32])>,
-) -> Result<Box<dyn Engine>, Failure> {
+/// The engine of this program.
+pub(super) fn build(plan: Plan) -> Result<Box<dyn Engine>, Failure> {
     let failed = |error| failure(&error);
-    Ok(match kind {
+    let Plan { engine, storage, threads, model, adapters } = plan;
+    let adapters = adapters.as_ref().map(|(lora, base)| (lora, &base[..]));
+    Ok(match engine {
         EngineKind::Fast => {
-            let activations = activations_for(&config, adapted.map(|(lora, _)| lora), storage);
+            let activations = activations_for(&model, adapters.map(|(lora, _)| lora), storage);
             let settings = Settings { threads, activations, storage, ..Settings::default() };
-            let engine = match adapted {
-                Some((lora, base)) => Fast::adapted(config, lora, base, &settings),
-                None => Fast::with(config, &settings),
+            let engine = match adapters {
+                Some((lora, base)) => Fast::adapted(model, lora, base, &settings),
+                None => Fast::with(model, &settings),
             };
             Box::new(engine.map_err(failed)?)
         }
         EngineKind::Reference => {
-            let engine = match adapted {
-                Some((lora, base)) => Reference::<f32>::adapted(config, lora, base),
-                None => Reference::new(config),
+            let engine = match adapters {
+                Some((lora, base)) => Reference::<f32>::adapted(model, lora, base),
+                None => Reference::new(model),
             };
             Box::new(engine.map_err(failed)?)
         }
