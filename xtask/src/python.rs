@@ -14,6 +14,9 @@ const NOT_INSTALLED: u8 = 3;
 /// Names an interpreter; its PyTorch, if it has one, is used in the tests.
 const VARIABLE: &str = "SUANLI_PYTHON";
 
+/// Tells the tests where the program `suanli` is.
+const PROGRAM: &str = "SUANLI_PROGRAM";
+
 /// The oldest Python that the wheel serves; `abi3-py310` in the root's Cargo.toml says the same.
 const OLDEST: (u32, u32) = (3, 10);
 
@@ -57,8 +60,16 @@ fn work() -> Result<()> {
     let wheel = build(&inside, &folder.join("wheels"))?;
     let install = ["-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall"];
     ended(Command::new(&inside).args(install).arg(&wheel), "install the wheel")?;
+    let program = suanli()?;
     let tests = ["-m", "unittest", "discover", "--start-directory", "python/tests"];
-    ended(Command::new(&inside).current_dir(tree::root()).args(tests), "the tests")
+    ended(Command::new(&inside).current_dir(tree::root()).args(tests).env(PROGRAM, program), "the tests")
+}
+
+/// The program that the tests of members run; it is built like any other.
+fn suanli() -> Result<PathBuf> {
+    let build = ["build", "--quiet", "--release", "--package", "suanli"];
+    ended(Command::new(tree::cargo()).current_dir(tree::root()).args(build), "build suanli")?;
+    Ok(tree::target().join("release").join("suanli"))
 }
 
 /// The Python to work with: the one that the variable names, or `python3`.
