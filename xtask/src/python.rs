@@ -62,7 +62,10 @@ fn work() -> Result<()> {
     ended(Command::new(&inside).args(install).arg(&wheel), "install the wheel")?;
     let program = suanli()?;
     let tests = ["-m", "unittest", "discover", "--start-directory", "python/tests"];
-    ended(Command::new(&inside).current_dir(tree::root()).args(tests).env(PROGRAM, program), "the tests")
+    ended(
+        Command::new(&inside).current_dir(tree::root()).args(tests).env(PROGRAM, program),
+        "the tests",
+    )
 }
 
 /// The program that the tests of members run; it is built like any other.

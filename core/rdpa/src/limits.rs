@@ -68,6 +68,8 @@ pub struct Limits {
     pub retry_first: Duration,
     /// The same for a request that carries or asks for bulk bytes.
     pub retry_bulk_first: Duration,
+    /// First rest of a request that was answered BUSY, before it is sent again; doubles each time.
+    pub rest_first: Duration,
     /// The longest wait between two attempts.
     pub retry_max: Duration,
     /// Without any answer for this long a request fails.
@@ -103,6 +105,7 @@ impl Limits {
             bulk_window_bytes: 4 << 20,
             retry_first: Duration(20_000),
             retry_bulk_first: Duration(60_000),
+            rest_first: Duration(200),
             retry_max: Duration(120_000),
             give_up_after: Duration(300_000),
             ping_every: Duration(3_000),

@@ -23,7 +23,7 @@ impl Nixl {
         if !has.is_ok_and(|has| has.status.success()) {
             return Ok(Err("SUANLI_PYTHON has no package nixl: pip install nixl numpy".into()));
         }
-        let program = root().join("bench/src/rdpa/peers/nixl.py");
+        let program = root().join("bench/src/rdpa/peers/ucx.py");
         let mut child = Command::new(python)
             .arg(program)
             .arg(bytes.to_string())

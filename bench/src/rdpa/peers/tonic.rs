@@ -13,9 +13,10 @@ use std::time::Instant;
 use tokio::net::TcpListener;
 use tonic::body::Body;
 use tonic::codegen::http::{self, uri::PathAndQuery};
-use tonic::codegen::tokio_stream::{self, wrappers::TcpListenerStream};
+use tonic::codegen::tokio_stream;
 use tonic::codegen::{BoxFuture, Service};
 use tonic::server::NamedService;
+use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
@@ -112,11 +113,10 @@ async fn hold(bytes: Bytes, ready: tokio::sync::oneshot::Sender<String>) -> Resu
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let _ = ready.send(format!("http://{}", listener.local_addr()?));
     Server::builder()
-        .tcp_nodelay(true)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
         .add_service(Held(bytes))
-        .serve_with_incoming(TcpListenerStream::new(listener))
+        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
         .await?;
     Ok(())
 }

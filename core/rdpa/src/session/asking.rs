@@ -43,6 +43,8 @@ struct Pending {
     since: Time,
     attempts: u32,
     wait: Duration,
+    /// How long it rests when the peer is busy the next time.
+    rest: Duration,
     state: State,
 }
 
@@ -230,7 +232,8 @@ impl Asking {
         assert_eq!(id, self.next, "requests are numbered in order");
         self.next += 1;
         let wait = if kind.is_bulk() { limits.retry_bulk_first } else { limits.retry_first };
-        let pending = Pending { kind, frame, since: now, attempts: 0, wait, state: State::Queued };
+        let (rest, state) = (limits.rest_first, State::Queued);
+        let pending = Pending { kind, frame, since: now, attempts: 0, wait, rest, state };
         self.pending.insert(id, pending);
         id
     }
@@ -532,10 +535,13 @@ impl Session {
             return Err(Violation::Unexpected { what: "a reply to another kind of request" });
         }
         if header.status == Some(Code::Busy) {
-            let again = now.after(pending.wait);
             if let State::Sent { bulk, .. } = pending.state {
                 self.asking.bulk_in_flight -= bulk;
+                let jitter = Duration(self.asking.random.below(pending.rest.0 / 4 + 1));
+                let again = now.after(pending.rest).after(jitter);
                 pending.state = State::Resting { again };
+                let longest = self.limits.retry_max.0;
+                pending.rest = Duration(pending.rest.0.saturating_mul(2).min(longest));
             }
             return Ok(());
         }
@@ -739,6 +745,7 @@ impl Session {
         // Progress: a retry asks for the rest only, and not before it is due anew.
         pending.since = now;
         pending.wait = self.limits.retry_bulk_first;
+        pending.rest = self.limits.rest_first;
         if let State::Sent { again, .. } = &mut pending.state {
             *again = now.after(pending.wait);
         }

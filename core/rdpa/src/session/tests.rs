@@ -459,6 +459,35 @@ fn busy_bulk_leaves_the_window_until_it_is_tried_again() {
 }
 
 #[test]
+fn what_was_busy_is_asked_again_soon_and_then_less_and_less_often() {
+    let limits = Limits::reliable();
+    let (mut client, mut server) = pair_with(limits);
+    let handle = open_stage(&mut client, &mut server, 1);
+    accumulate(&mut client, handle, 0);
+    let (mut now, mut rests) = (START, Vec::new());
+    let mut sent = client.poll_bulk(now).unwrap();
+    for _ in 0..6 {
+        let header = Header { direction: Direction::Reply, ..*sent.header() };
+        let busy = Frame::new(Header { status: Some(Code::Busy), ..header }, Bytes::new());
+        client.handle_frame(now, busy).unwrap();
+        let asked = now;
+        let mut again = None;
+        while again.is_none() {
+            now = now.after(Duration(1));
+            client.handle_timeout(now);
+            again = client.poll_bulk(now);
+            assert!(now.since(asked) < limits.retry_bulk_first, "it is asked again");
+        }
+        rests.push(now.since(asked).0);
+        sent = again.unwrap();
+    }
+    for (times, rest) in rests.iter().enumerate() {
+        let least = 200 << times;
+        assert!((least..=least + least / 4 + 1).contains(rest), "{rests:?}");
+    }
+}
+
+#[test]
 fn a_small_message_overtakes_bulk_that_waits() {
     let (mut client, mut server) = pair();
     let handle = open_stage(&mut client, &mut server, 4);

@@ -1,6 +1,6 @@
 """READ of one buffer of another process's memory with NIXL, its UCX backend over TCP on loopback.
 
-    python nixl.py BYTES
+    python ucx.py BYTES
 
 Prints "ready VERSION", then for each line of standard input takes one turn and prints its MB/s; ends
 with the input. The bytes that arrive are compared. Needs the packages nixl and numpy.
