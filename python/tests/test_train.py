@@ -42,7 +42,7 @@ engine = "any"
 inner_steps = 6
 batch_sequences = 2
 lr = 0.01
-rounds = 4
+rounds = 5000
 [replicas]
 min = 2
 expected = 2
@@ -265,7 +265,7 @@ class Whole(unittest.TestCase):
         self.addCleanup(end)
         return made
 
-    def test_a_pytorch_program_takes_part_in_every_round(self) -> None:
+    def test_a_pytorch_program_takes_part(self) -> None:
         self.suanli("city", "init", "--dir", "city", "--name", "test")
         city = self.start("city", "serve", "--dir", "city", "--listen", "127.0.0.1:0")
         ticket = json.loads(city.stdout.readline())["ticket"]
@@ -280,12 +280,12 @@ class Whole(unittest.TestCase):
         )
         until = time.monotonic() + 90
         job: dict = {}
-        while time.monotonic() < until and job.get("state") != "done":
+        each: dict = {}
+        while time.monotonic() < until and each.get("own", 0) < 3:
             time.sleep(0.5)
-            job = self.suanli("status", "--dir", "city")["jobs"][0]
+            job = self.suanli("jobs", "--dir", "city")["jobs"][0]
+            each = {c["name"]: c["contributions"] for c in job["contributions"]}
         logs = {log.name: log.read_text() for log in self.folder.glob("*.log")}
-        self.assertEqual(job.get("state"), "done", (job, logs))
-        each = {c["name"]: c["contributions"] for c in job["contributions"]}
-        self.assertGreaterEqual(each.get("own", 0), 2, (job, logs))
+        self.assertGreaterEqual(each.get("own", 0), 3, (job, logs))
         losses = [point["loss"] for point in job["losses"]]
         self.assertLess(losses[-1], losses[0])

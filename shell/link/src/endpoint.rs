@@ -15,7 +15,7 @@ use crate::{Link, LinkError, Remote};
 use bytes::{Buf as _, Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::future::{Future as _, poll_fn};
-use std::io::{self, IoSlice};
+use std::io;
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -34,7 +34,6 @@ const COPY_BYTES: usize = 8 << 10;
 const READ_BYTES: usize = 64 << 10;
 /// Read in one turn before events are looked at.
 const TURN_BYTES: usize = 1 << 20;
-const SLICES_MAX: usize = 32;
 
 /// Where payloads land.
 pub trait Memory {
@@ -473,16 +472,10 @@ impl Way {
             if !self.tail.is_empty() {
                 self.out.push_back(self.tail.split().freeze());
             }
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let mut count = 0;
-            for (slice, bytes) in slices.iter_mut().zip(&self.out) {
-                *slice = IoSlice::new(bytes);
-                count += 1;
-            }
-            match Pin::new(&mut self.lane.writer).poll_write_vectored(cx, &slices[..count]) {
+            match self.lane.writer.poll_take(cx, &mut self.out) {
                 Poll::Pending => return Ok(wrote),
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(taken)) => self.taken(taken),
+                Poll::Ready(Ok(taken)) => self.out_bytes -= taken,
                 Poll::Ready(Err(error)) => return Err(error),
             }
             wrote = true;
@@ -495,18 +488,6 @@ impl Way {
             self.unflushed = false;
         }
         Ok(wrote)
-    }
-
-    fn taken(&mut self, mut bytes: usize) {
-        self.out_bytes -= bytes;
-        while let Some(front) = self.out.front_mut() {
-            if bytes < front.len() {
-                front.advance(bytes);
-                return;
-            }
-            bytes -= front.len();
-            self.out.pop_front();
-        }
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

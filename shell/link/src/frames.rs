@@ -2,10 +2,10 @@
 
 use crate::lane::{LaneReader, LaneWriter};
 use crate::{LinkError, Remote};
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::future::{Future as _, poll_fn};
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -18,8 +18,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
 const WRITE_BUFFER_BYTES: usize = 128 << 10;
 /// Payloads up to this are copied behind their header; longer ones are written from where they are.
 const COPIED_BYTES_MAX: usize = 4 << 10;
-/// Pieces given to the system in one call.
-const SLICES: usize = 16;
 const READ_BYTES: usize = 64 << 10;
 /// How long a peer has to take our last bytes.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -326,35 +324,17 @@ impl Outbound {
             self.flushed = flushed.is_ready();
             return flushed.map(Ok);
         }
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        let pieces = self.pieces.iter().map(|piece| &piece[..]);
-        let waiting = pieces.chain([&self.tail[..]]).filter(|piece| !piece.is_empty());
-        let mut count = 0;
-        for (slice, piece) in slices.iter_mut().zip(waiting) {
-            *slice = IoSlice::new(piece);
-            count += 1;
+        if !self.tail.is_empty() {
+            self.pieces.push_back(self.tail.split().freeze());
         }
-        let half = Pin::new(&mut self.half);
-        match half.poll_write_vectored(cx, &slices[..count])? {
+        match self.half.poll_take(cx, &mut self.pieces)? {
             Poll::Pending => Poll::Pending,
             Poll::Ready(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             Poll::Ready(wrote) => {
-                self.wrote(wrote);
+                self.waiting -= wrote;
                 Poll::Ready(Ok(()))
             }
         }
-    }
-
-    fn wrote(&mut self, mut bytes: usize) {
-        self.waiting -= bytes;
-        while let Some(first) = self.pieces.front_mut() {
-            if bytes < first.len() {
-                return first.advance(bytes);
-            }
-            bytes -= first.len();
-            self.pieces.pop_front();
-        }
-        self.tail.advance(bytes);
     }
 
     fn poll_shut(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

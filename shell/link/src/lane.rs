@@ -4,13 +4,94 @@
 //! megabyte is not between a heart-beat and its answer. Frames keep their order within a lane and
 //! not across lanes; RDPA does without.
 
+use bytes::{Buf as _, Bytes};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite};
+
+/// How many pieces go out in one call.
+pub(crate) const PIECES_MAX: usize = 16;
 
 /// The half of a lane that is read.
 pub type LaneReader = Box<dyn AsyncRead + Send + Unpin>;
 /// The half of a lane that is written. Shutting it down says goodbye, and is done when the peer has
 /// what was written, as far as the kind of link can know.
-pub type LaneWriter = Box<dyn AsyncWrite + Send + Unpin>;
+pub type LaneWriter = Box<dyn LaneWrite>;
+
+/// What writes a lane. A link that can keep bytes by reference takes them without a copy.
+pub trait LaneWrite: AsyncWrite + Send + Unpin {
+    /// Takes bytes from the front of a queue, which is not empty. Returns how many it took.
+    fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: &mut VecDeque<Bytes>,
+    ) -> Poll<io::Result<usize>>;
+}
+
+/// Removes so many bytes from the front.
+pub(crate) fn drop_front(queue: &mut VecDeque<Bytes>, mut bytes: usize) {
+    while let Some(front) = queue.front_mut() {
+        if bytes < front.len() {
+            front.advance(bytes);
+            return;
+        }
+        bytes -= front.len();
+        queue.pop_front();
+    }
+}
+
+/// A stream that copies what it is given.
+struct Copying<W>(W);
+
+impl<W: AsyncWrite + Send + Unpin> LaneWrite for Copying<W> {
+    fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: &mut VecDeque<Bytes>,
+    ) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); PIECES_MAX];
+        let mut count = 0;
+        for (slice, bytes) in slices.iter_mut().zip(queue.iter()) {
+            *slice = IoSlice::new(bytes);
+            count += 1;
+        }
+        let taken = ready!(Pin::new(&mut self.0).poll_write_vectored(cx, &slices[..count]))?;
+        drop_front(queue, taken);
+        Poll::Ready(Ok(taken))
+    }
+}
+
+impl<W: AsyncWrite + Unpin> AsyncWrite for Copying<W> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
 
 /// One stream of bytes both ways.
 pub struct Lane {
@@ -30,6 +111,15 @@ impl Lane {
     pub(crate) fn new(
         reader: impl AsyncRead + Send + Unpin + 'static,
         writer: impl AsyncWrite + Send + Unpin + 'static,
+    ) -> Self {
+        Self { reader: Box::new(reader), writer: Box::new(Copying(writer)) }
+    }
+
+    /// A lane whose writer keeps bytes by reference.
+    #[cfg(feature = "iroh")]
+    pub(crate) fn taking(
+        reader: impl AsyncRead + Send + Unpin + 'static,
+        writer: impl LaneWrite + 'static,
     ) -> Self {
         Self { reader: Box::new(reader), writer: Box::new(writer) }
     }

@@ -5,13 +5,15 @@
 
 use super::settings;
 use crate::counted::Counters;
-use crate::lane::Lane;
+use crate::lane::{Lane, LaneWrite, PIECES_MAX, drop_front};
+use bytes::Bytes;
 use iroh::endpoint::{
     Connection, ReadError, RecvStream, SendStream, VarInt, WeakConnectionHandle, WriteError,
 };
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
@@ -93,7 +95,7 @@ fn lane(
 ) -> Lane {
     let reader = Reader { stream: receive, window: Arc::clone(window) };
     let writer = Writer { stream, goodbye: None, counters: Arc::clone(counters) };
-    Lane::new(reader, writer)
+    Lane::taking(reader, writer)
 }
 
 /// The window of a connection: small until the layer above has listened to what comes, so that a
@@ -166,6 +168,28 @@ struct Writer {
     stream: SendStream,
     goodbye: Option<Pin<Box<dyn Future<Output = io::Result<()>> + Send>>>,
     counters: Arc<Counters>,
+}
+
+impl LaneWrite for Writer {
+    /// By reference: what is not acknowledged yet is part of the region it came from.
+    fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: &mut VecDeque<Bytes>,
+    ) -> Poll<io::Result<usize>> {
+        let mut pieces: [Bytes; PIECES_MAX] = std::array::from_fn(|_| Bytes::new());
+        let mut count = 0;
+        for (piece, bytes) in pieces.iter_mut().zip(queue.iter()) {
+            *piece = bytes.clone();
+            count += 1;
+        }
+        // Nothing is kept in this future between two calls.
+        let mut rest = &mut pieces[..count];
+        let taking = pin!(self.stream.write_many_chunks(&mut rest));
+        let taken = ready!(taking.poll(cx)).map_err(|error| reason(error.into()))?;
+        drop_front(queue, taken);
+        Poll::Ready(Ok(taken))
+    }
 }
 
 impl AsyncWrite for Writer {
