@@ -11,7 +11,8 @@ use suanli_engine::tokenizer::Tokenizer;
 use suanli_engine::{Cancel, ModelConfig, Reference, initial_params};
 use suanli_host::control::{
     CityInit, CityOptions, CityReady, CityStatus, Client, ControlReply, ControlRequest,
-    DoorOptions, FamilyNote, FamilyOptions, JobState, Limits, Refusal, Stop, StopReason, Stopper,
+    DoorOptions, FamilyNote, FamilyOptions, JobState, Limits, Refusal, RefusalClass, Stop,
+    StopReason, Stopper,
 };
 use suanli_host::network::{self, NetworkOptions};
 use suanli_host::{city, family, job, relay};
@@ -274,6 +275,31 @@ async fn a_job_of_equal_bits_takes_no_program_of_a_members_own() {
     assert!(why.contains("f32-chain-1") && why.contains("--trainer"), "{why}");
     assert!(!mark.exists(), "its program was not started");
     stop(family).await;
+    stop(city).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trainer_that_does_not_begin_ends_its_family_with_its_last_words() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("city");
+    city::init(&folder, &CityInit { name: "test".into() }).unwrap();
+    let any = JOB.replace("[training]", "[training]\nengine = \"any\"");
+    let prepared = prepare_job(root.path(), &any);
+    let (city, ready) = start_city(&folder).await;
+    let mut client = Client::connect(&folder).await.unwrap();
+    let request = ControlRequest::Submit { folder: prepared.folder.clone() };
+    client.call(&request).await.unwrap();
+    for (at, command, expected) in [
+        ("a", vec!["/nowhere/python"], "/nowhere/python"),
+        ("b", vec!["sh", "-c", "echo no device here >&2; exit 3"], "no device here"),
+    ] {
+        let trainer = command.into_iter().map(OsString::from).collect();
+        let family = start_family_with(root.path().join(at), at, &ready, None, trainer);
+        let ended = tokio::time::timeout(Duration::from_secs(30), family.1).await.unwrap();
+        let refusal = ended.unwrap().unwrap_err();
+        assert_eq!(refusal.class, RefusalClass::Environment, "{refusal:?}");
+        assert!(refusal.message.contains(expected), "{refusal:?}");
+    }
     stop(city).await;
 }
 

@@ -21,8 +21,8 @@ use suanli_node::family::{Done, Pending, Target, Work};
 use suanli_params::{CHUNK_ELEMENTS, encoded_len};
 use suanli_rdpa::Shape;
 use suanli_worker::{
-    AdamSettings, Moments, Reply, ShareOfCpu, Theta, TokenRange, Train, Work as EngineWork, Worker,
-    WorkerEvent, WorkerHandle,
+    AdamSettings, Moments, Ready, Reply, ShareOfCpu, Theta, TokenRange, Train, Work as EngineWork,
+    Worker, WorkerEvent, WorkerHandle, WorkerSpec,
 };
 use tokio::sync::mpsc;
 
@@ -41,6 +41,8 @@ pub(super) struct Shared {
     share: AtomicU32,
     /// Loss of the last step, as bits.
     loss: AtomicU32,
+    /// Why the owner's trainer did not begin.
+    trainer_failed: Mutex<Option<String>>,
 }
 
 impl Shared {
@@ -50,7 +52,13 @@ impl Shared {
             stop: AtomicBool::new(false),
             share: AtomicU32::new(u32::from(share_percent) * 10),
             loss: AtomicU32::new(f32::NAN.to_bits()),
+            trainer_failed: Mutex::new(None),
         }
+    }
+
+    /// Why the owner's trainer did not begin, told once.
+    pub(super) fn trainer_failed(&self) -> Option<String> {
+        self.trainer_failed.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn link(&self) -> std::sync::MutexGuard<'_, Option<(WorkerHandle, Option<u64>)>> {
@@ -89,8 +97,8 @@ impl Shared {
 }
 
 /// Whoever held it before left it whole: every change ends in a state on disk.
-fn held(frozen: &Mutex<Frozen>) -> std::sync::MutexGuard<'_, Frozen> {
-    frozen.lock().unwrap_or_else(PoisonError::into_inner)
+fn held<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn share_of(per_mille: u16) -> ShareOfCpu {
@@ -252,9 +260,17 @@ impl Bulk {
         worker_spec.outside = self.program.outside;
         worker_spec.threads = self.program.threads;
         worker_spec.share = share_of(self.shared.share.load(Ordering::SeqCst) as u16);
-        let mut worker = Worker::spawn(self.program.exe.clone(), worker_spec)
-            .map_err(|error| error.to_string())?;
-        let ready = worker.ready().await.map_err(|error| error.to_string())?;
+        let (worker, ready) = match self.start(worker_spec).await {
+            Ok(started) => started,
+            Err(why) if self.program.outside => {
+                // It would fail the next time too; whoever wrote it reads this.
+                let why =
+                    format!("the trainer {} did not begin: {why}", self.program.exe.display());
+                *held(&self.shared.trainer_failed) = Some(why.clone());
+                return Err(why);
+            }
+            Err(why) => return Err(why),
+        };
         let data = &spec.data;
         let order = SampleOrder::new(data.samples, u64::from(data.group), data.order_seed)
             .map_err(|error| error.to_string())?;
@@ -278,6 +294,13 @@ impl Bulk {
             class: if any { NUMERIC_CLASS_ANY.into() } else { ready.numeric_class },
         });
         Ok(hash)
+    }
+
+    async fn start(&self, spec: WorkerSpec) -> Outcome<(Worker, Ready)> {
+        let worker = Worker::spawn(self.program.exe.clone(), spec);
+        let mut worker = worker.map_err(|error| error.to_string())?;
+        let ready = worker.ready().await.map_err(|error| error.to_string())?;
+        Ok((worker, ready))
     }
 
     fn keep_chunk(&mut self, target: Target, offset: u64, bytes: Bytes, total: u64) {

@@ -222,7 +222,13 @@ impl Agent {
             };
             tokio::select! {
                 event = wire.recv() => if let Some(event) = event { self.wire_event(event) },
-                Some(done) = done.recv() => self.input(Input::Done(done)),
+                Some(done) = done.recv() => {
+                    self.input(Input::Done(done));
+                    if let Some(why) = self.shared.trainer_failed() {
+                        let next = "mend what --trainer starts, then: suanli join --trainer COMMAND";
+                        self.ended = Some(Err(Refusal::new(RefusalClass::Environment, why, next)));
+                    }
+                }
                 Some(call) = calls.recv() => self.call(call),
                 () = timer => self.input(Input::Tick),
                 _ = stop.wait(), if !stopping => {
@@ -257,7 +263,10 @@ impl Agent {
                 }
                 Output::Exit => self.ended = Some(Ok(())),
                 Output::Note(note) => {
-                    self.note(FamilyNote::Other(note.clone()));
+                    // What comes of every new attempt is told once.
+                    if self.reason.as_ref() != Some(&note) {
+                        self.note(FamilyNote::Other(note.clone()));
+                    }
                     self.reason = Some(note);
                 }
             }
