@@ -5,7 +5,7 @@ use suanli_base::{Fault, Hash, ParseHashError};
 use suanli_identity::{AccessError, BadPrefix, GrantError, LineError, NoSuchRight};
 use suanli_link::dial::DialError;
 use suanli_link::holder::HoldError;
-use suanli_link::reader::{NoRoom, ReadError, RemoteError};
+use suanli_link::reader::{NoRoom, NotGathered, ReadError, RemoteError};
 use suanli_link::{LinkError, WayError};
 use suanli_params::{CodecError, FeedbackError};
 use suanli_rdpa::{BadRegionName, Code, Failure};
@@ -22,6 +22,8 @@ pub(crate) enum Trouble {
     Way(#[from] WayError),
     #[error(transparent)]
     Read(#[from] ReadError),
+    #[error(transparent)]
+    Gather(#[from] NotGathered),
     #[error(transparent)]
     Remote(#[from] RemoteError),
     #[error(transparent)]
@@ -86,7 +88,7 @@ impl Trouble {
             Self::Read(error) => error.fault(),
             Self::Remote(error) => error.fault(),
             Self::Hold(error) => error.fault(),
-            Self::Moved { .. } | Self::NoRoom(_) => Fault::Weather,
+            Self::Moved { .. } | Self::NoRoom(_) | Self::Gather(_) => Fault::Weather,
             _ => Fault::Ours,
         }
     }

@@ -9,6 +9,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyDict;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -41,6 +42,9 @@ pub(crate) struct Opened {
 pub(crate) struct Versions {
     versions: tokio::sync::Mutex<reader::Versions>,
 }
+
+/// Bytes, how many each node gave, and which nodes were dropped with why.
+type Collected = (Buffer, BTreeMap<String, u64>, Vec<(String, String)>);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -190,6 +194,34 @@ impl Node {
     /// All of it, verified.
     fn read(&self, py: Python<'_>, opened: &Opened) -> PyResult<Buffer> {
         wait(py, self.read_whole(opened)).map(Buffer::new)
+    }
+
+    /// All of it, verified, from this node and others at once: the bytes, who gave how many, and who
+    /// was dropped with why.
+    fn gather(
+        &self,
+        py: Python<'_>,
+        opened: &Opened,
+        others: Vec<Py<Self>>,
+    ) -> PyResult<Collected> {
+        let work = async {
+            let mut sources = Vec::new();
+            let mut dropped = Vec::new();
+            for node in std::iter::once(self).chain(others.iter().map(Py::get)) {
+                match node.recipe.source().await {
+                    Ok(source) => sources.push(source),
+                    Err(why) => dropped.push((node.recipe.expected().to_string(), why.to_string())),
+                }
+            }
+            let (name, root) = (opened.name.clone(), opened.info.root);
+            let gathered = reader::gather(sources, name, Some(root), None).await?;
+            let told = |gone: reader::Dropped| (gone.node.to_string(), gone.why);
+            dropped.extend(gathered.dropped.into_iter().map(told));
+            let from = gathered.from.into_iter().map(|(node, bytes)| (node.to_string(), bytes));
+            Ok((gathered.memory, from.collect(), dropped))
+        };
+        let (memory, from, dropped) = wait(py, work)?;
+        Ok((Buffer::new(memory), from, dropped))
     }
 
     /// The region in this process's address space, over a shared link whose holder has it so.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use suanli_base::{NodeId, Time};
 use suanli_identity::{AccessLine, Role, SecretKey, Ticket};
 use suanli_link::dial::{Dialer, Prefer};
-use suanli_link::reader::{Reader, RemoteNode};
+use suanli_link::reader::{Reader, RemoteNode, Source};
 use suanli_link::shared::connect_shared;
 use suanli_link::{Link, LinkError, Way, connect_plain};
 use suanli_rdpa::Hello;
@@ -162,6 +162,17 @@ impl Recipe {
             shown,
             timeout: wish.timeout,
         })
+    }
+
+    /// A connection that is not asked anything yet, and who it is expected to be.
+    pub(crate) async fn source(&self) -> Result<Source, Trouble> {
+        let link = self.link().await?;
+        Ok(Source { link, hello: Hello::new(self.role, self.shown.clone()), seed: seed() })
+    }
+
+    /// Who is expected at the other end.
+    pub(crate) fn expected(&self) -> NodeId {
+        self.expected
     }
 
     async fn link(&self) -> Result<Link, Trouble> {

@@ -14,7 +14,7 @@ from ._catalogue import Tensor
 from ._errors import ConnectionLost, Error, RefusedError
 from ._holder import Holder
 from ._node import Node, RegionStat, Stat, connect
-from ._region import Region
+from ._region import Gathered, Region
 from ._suanli import node_of
 from ._train import Batch, Settings, Task, Trainer, train
 
@@ -22,6 +22,7 @@ __all__ = [
     "Batch",
     "ConnectionLost",
     "Error",
+    "Gathered",
     "Holder",
     "Node",
     "RefusedError",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,18 @@ from ._suanli import Opened
 
 if TYPE_CHECKING:
     import torch
+
+    from ._node import Node
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A region that was read from several nodes: its bytes (uint8), how many came from each node, and
+    (node, why) of those that were dropped."""
+
+    flat: np.ndarray
+    by: dict[str, int]
+    dropped: list[tuple[str, str]]
 
 
 class Region:
@@ -73,6 +86,14 @@ class Region:
             return flat
         np.copyto(out, flat.view(out.dtype).reshape(out.shape))
         return out
+
+    def gather(self, others: Sequence[Node]) -> Gathered:
+        """All bytes, from this region's node and from others that hold the same content, at once: each
+        gives other chunks, the fast ones more of them. A holder whose chunk does
+        not fit its hash, that is lost or has another content is dropped, and the rest goes on."""
+        natives = [node._native for node in others]
+        buffer, by, dropped = self._native.gather(self._opened, natives)
+        return Gathered(np.asarray(buffer), by, dropped)
 
     def read_bytes(self, start: int, length: int) -> np.ndarray:
         """Bytes ``start`` to ``start + length``, verified: the chunks they touch are read whole."""

@@ -17,6 +17,35 @@ def bytes_of(seed: int, count: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, count, np.uint8)
 
 
+class Several(Pair):
+    """One region in several holders."""
+
+    def test_a_region_is_read_from_several_holders_and_a_bad_one_is_dropped(self) -> None:
+        whole = np.random.default_rng(3).integers(0, 256, 8 << 20, dtype=np.uint8)
+        other = suanli.Holder(key=self.keys / "other.key")
+        stale = suanli.Holder(key=self.keys / "stale.key")
+        for holder in (other, stale):
+            self.addCleanup(holder.close)
+        self.holder.publish("big", whole.tobytes())
+        other.publish("big", whole.tobytes())
+        stale.publish("big", whole[::-1].tobytes())
+        nodes = []
+        for holder in (other, stale):
+            node = suanli.connect(
+                holder.listen(), key=self.keys / "client.key", expected=holder.node
+            )
+            self.addCleanup(node.close)
+            nodes.append(node)
+        found = self.node.open("big").gather(nodes)
+        np.testing.assert_array_equal(found.flat, whole)
+        self.assertEqual([node for node, _ in found.dropped], [stale.node])
+        self.assertEqual(sum(found.by.values()), whole.size)
+        other.close()
+        alone = self.node.open("big").gather(nodes[:1])
+        np.testing.assert_array_equal(alone.flat, whole)
+        self.assertEqual([node for node, _ in alone.dropped], [other.node])
+
+
 class Reading(Pair):
     def test_what_is_published_is_read_back_and_described(self):
         data = bytes_of(1, 3_000_001)

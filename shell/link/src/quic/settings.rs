@@ -55,8 +55,6 @@ pub(crate) fn transport(
         .stream_receive_window(VarInt::from_u32(lane_window_bytes))
         .receive_window(VarInt::from_u32(STRANGER_WINDOW_BYTES))
         .send_window(u64::from(window(lanes, lane_window_bytes)))
-        // One stream after the other: what comes in a burst belongs to few, and is read in few calls.
-        .send_fairness(false)
         .congestion_controller_factory(factory)
         .enable_segmentation_offload(true)
         .build()
