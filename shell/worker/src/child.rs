@@ -53,7 +53,8 @@ fn live(make: Maker<'_>) -> u8 {
         Ok(files) => files,
         Err(error) => {
             eprintln!("{error}");
-            return EXIT_USAGE;
+            let other = matches!(error, memory::MemoryError::OtherVersion { .. });
+            return if other { EXIT_PROTOCOL } else { EXIT_USAGE };
         }
     };
     let control = Arc::new(Control::new());

@@ -96,6 +96,16 @@ pub enum MemoryError {
         "expected the shared memory as the first thing on the socket, found none: `suanli worker` is started by the agent only, never by hand"
     )]
     NotSent,
+    /// Agent and worker were not built together.
+    #[error(
+        "the family speaks version {found} of the worker's protocol, this program version {expected}: install both, the program suanli and what trains, in one version"
+    )]
+    OtherVersion {
+        /// Ours.
+        expected: u8,
+        /// The agent's.
+        found: u8,
+    },
     /// The system refused.
     #[error(
         "the system refused {bytes} bytes of shared memory ({source}): free memory, or take a smaller model"
@@ -299,15 +309,28 @@ impl SharedMemory {
     /// # Errors
     /// When the socket refuses.
     pub fn send(&self, socket: impl AsFd, frozen: Option<BorrowedFd<'_>>) -> std::io::Result<()> {
+        self.send_as(VERSION, socket, frozen)
+    }
+
+    fn send_as(
+        &self,
+        version: u8,
+        socket: impl AsFd,
+        frozen: Option<BorrowedFd<'_>>,
+    ) -> std::io::Result<()> {
         let files: Vec<BorrowedFd<'_>> = [self.file.as_fd()].into_iter().chain(frozen).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         assert!(control.push(SendAncillaryMessage::ScmRights(&files)), "room for two descriptors");
         let flags = SendFlags::empty();
-        rustix::net::sendmsg(socket, &[IoSlice::new(b"M")], &mut control, flags)?;
+        rustix::net::sendmsg(socket, &[IoSlice::new(&[version])], &mut control, flags)?;
         Ok(())
     }
 }
+
+/// Of what agent and worker say to each other: another number whenever a message changes. Both are
+/// one program but where an owner's computes.
+pub const VERSION: u8 = 1;
 
 /// Takes the memory's file off the socket, and that of the frozen model if there is one: the very
 /// first thing on it.
@@ -329,7 +352,10 @@ pub fn receive(socket: BorrowedFd<'_>) -> Result<(OwnedFd, Option<OwnedFd>), Mem
         _ => None,
     });
     let mut files = files.flatten();
-    let memory = files.next().filter(|_| byte == *b"M").ok_or(MemoryError::NotSent)?;
+    let memory = files.next().ok_or(MemoryError::NotSent)?;
+    if byte != [VERSION] {
+        return Err(MemoryError::OtherVersion { expected: VERSION, found: byte[0] });
+    }
     Ok((memory, files.next()))
 }
 
@@ -437,6 +463,16 @@ mod tests {
         let memory = SharedMemory::create(LAYOUT).unwrap();
         assert!(rustix::fs::ftruncate(&memory.file, 0).is_err());
         assert!(rustix::fs::ftruncate(&memory.file, 1 << 30).is_err());
+    }
+
+    #[test]
+    fn a_worker_of_another_version_says_so() {
+        let agent = SharedMemory::create(LAYOUT).unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        agent.send_as(VERSION + 1, &ours, None).unwrap();
+        let error = receive(theirs.as_fd()).unwrap_err();
+        let told = error.to_string();
+        assert!(told.contains("version 2") && told.contains("version 1"), "{told}");
     }
 
     #[test]

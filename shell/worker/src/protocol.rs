@@ -1,8 +1,9 @@
 //! What the agent and the worker process say to each other over the inherited socket.
 //!
 //! A frame is a length (u32, little-endian, at most [`FRAME_BYTES_MAX`]) and that many bytes of
-//! postcard. Both ends are the same binary, so there is no version: an agent never talks to a
-//! worker of another build. The order of the variants still is the wire format within one build.
+//! postcard. The order of the variants is the wire format: whoever changes it counts
+//! [`VERSION`](crate::memory::VERSION), which comes with the memory, up by one. Both ends are the
+//! same binary but where an owner's program computes.
 //!
 //! Work is done in order, one at a time, each under an id that only grows. Control acts at once,
 //! whatever is running.
