@@ -177,6 +177,23 @@ async fn status(folder: &Path) -> CityStatus {
     }
 }
 
+/// [`JOB`], for members that compute as they like.
+fn any_engine() -> String {
+    JOB.replace("[training]", "[training]\nengine = \"any\"")
+}
+
+/// A running city that was handed a job.
+async fn city_with_job(root: &Path, text_of_job: &str) -> (PathBuf, Running, CityReady) {
+    let folder = root.join("city");
+    city::init(&folder, &CityInit { name: "test".into() }).unwrap();
+    let prepared = prepare_job(root, text_of_job);
+    let (city, ready) = start_city(&folder).await;
+    let mut client = Client::connect(&folder).await.unwrap();
+    let request = ControlRequest::Submit { folder: prepared.folder.clone() };
+    client.call(&request).await.unwrap();
+    (folder, city, ready)
+}
+
 /// Waits until the city's job satisfies `holds`, or fails after a minute with what it saw last.
 async fn until(folder: &Path, holds: impl Fn(&CityStatus) -> bool) -> CityStatus {
     let mut last = CityStatus::default();
@@ -193,13 +210,7 @@ async fn until(folder: &Path, holds: impl Fn(&CityStatus) -> bool) -> CityStatus
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_families_train_a_job_to_its_end_and_the_loss_falls() {
     let root = tempfile::tempdir().unwrap();
-    let folder = root.path().join("city");
-    city::init(&folder, &CityInit { name: "test".into() }).unwrap();
-    let prepared = prepare(root.path());
-    let (city, ready) = start_city(&folder).await;
-    let mut client = Client::connect(&folder).await.unwrap();
-    let request = ControlRequest::Submit { folder: prepared.folder.clone() };
-    client.call(&request).await.unwrap();
+    let (folder, city, ready) = city_with_job(root.path(), JOB).await;
     let families = [
         start_family(root.path().join("a"), "a", &ready),
         start_family(root.path().join("b"), "b", &ready),
@@ -223,14 +234,7 @@ async fn two_families_train_a_job_to_its_end_and_the_loss_falls() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_trains_with_a_program_of_its_own_beside_one_that_does_not() {
     let root = tempfile::tempdir().unwrap();
-    let folder = root.path().join("city");
-    city::init(&folder, &CityInit { name: "test".into() }).unwrap();
-    let any = JOB.replace("[training]", "[training]\nengine = \"any\"");
-    let prepared = prepare_job(root.path(), &any);
-    let (city, ready) = start_city(&folder).await;
-    let mut client = Client::connect(&folder).await.unwrap();
-    let request = ControlRequest::Submit { folder: prepared.folder.clone() };
-    client.call(&request).await.unwrap();
+    let (folder, city, ready) = city_with_job(root.path(), &any_engine()).await;
     let mark = root.path().join("mark");
     let families = [
         start_trainer(root.path().join("a"), &ready, &mark, None),
@@ -254,13 +258,7 @@ async fn a_member_trains_with_a_program_of_its_own_beside_one_that_does_not() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_of_equal_bits_takes_no_program_of_a_members_own() {
     let root = tempfile::tempdir().unwrap();
-    let folder = root.path().join("city");
-    city::init(&folder, &CityInit { name: "test".into() }).unwrap();
-    let prepared = prepare(root.path());
-    let (city, ready) = start_city(&folder).await;
-    let mut client = Client::connect(&folder).await.unwrap();
-    let request = ControlRequest::Submit { folder: prepared.folder.clone() };
-    client.call(&request).await.unwrap();
+    let (folder, city, ready) = city_with_job(root.path(), JOB).await;
     let (notes, mut noted) = mpsc::unbounded_channel();
     let mark = root.path().join("mark");
     let family = start_trainer(root.path().join("a"), &ready, &mark, Some(notes));
@@ -281,14 +279,7 @@ async fn a_job_of_equal_bits_takes_no_program_of_a_members_own() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trainer_that_does_not_begin_ends_its_family_with_its_last_words() {
     let root = tempfile::tempdir().unwrap();
-    let folder = root.path().join("city");
-    city::init(&folder, &CityInit { name: "test".into() }).unwrap();
-    let any = JOB.replace("[training]", "[training]\nengine = \"any\"");
-    let prepared = prepare_job(root.path(), &any);
-    let (city, ready) = start_city(&folder).await;
-    let mut client = Client::connect(&folder).await.unwrap();
-    let request = ControlRequest::Submit { folder: prepared.folder.clone() };
-    client.call(&request).await.unwrap();
+    let (folder, city, ready) = city_with_job(root.path(), &any_engine()).await;
     for (at, command, expected) in [
         ("a", vec!["/nowhere/python"], "/nowhere/python"),
         ("b", vec!["sh", "-c", "echo no device here >&2; exit 3"], "no device here"),

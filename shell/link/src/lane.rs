@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, WriteHalf};
 
 /// How many pieces go out in one call.
 pub(crate) const PIECES_MAX: usize = 16;
@@ -27,7 +27,17 @@ pub trait LaneWrite: AsyncWrite + Send + Unpin {
         &mut self,
         cx: &mut Context<'_>,
         queue: &mut VecDeque<Bytes>,
-    ) -> Poll<io::Result<usize>>;
+    ) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); PIECES_MAX];
+        let mut count = 0;
+        for (slice, bytes) in slices.iter_mut().zip(queue.iter()) {
+            *slice = IoSlice::new(bytes);
+            count += 1;
+        }
+        let taken = ready!(Pin::new(self).poll_write_vectored(cx, &slices[..count]))?;
+        drop_front(queue, taken);
+        Poll::Ready(Ok(taken))
+    }
 }
 
 /// Removes so many bytes from the front.
@@ -42,56 +52,7 @@ pub(crate) fn drop_front(queue: &mut VecDeque<Bytes>, mut bytes: usize) {
     }
 }
 
-/// A stream that copies what it is given.
-struct Copying<W>(W);
-
-impl<W: AsyncWrite + Send + Unpin> LaneWrite for Copying<W> {
-    fn poll_take(
-        &mut self,
-        cx: &mut Context<'_>,
-        queue: &mut VecDeque<Bytes>,
-    ) -> Poll<io::Result<usize>> {
-        let mut slices = [IoSlice::new(&[]); PIECES_MAX];
-        let mut count = 0;
-        for (slice, bytes) in slices.iter_mut().zip(queue.iter()) {
-            *slice = IoSlice::new(bytes);
-            count += 1;
-        }
-        let taken = ready!(Pin::new(&mut self.0).poll_write_vectored(cx, &slices[..count]))?;
-        drop_front(queue, taken);
-        Poll::Ready(Ok(taken))
-    }
-}
-
-impl<W: AsyncWrite + Unpin> AsyncWrite for Copying<W> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> LaneWrite for WriteHalf<S> {}
 
 /// One stream of bytes both ways.
 pub struct Lane {
@@ -109,15 +70,6 @@ impl core::fmt::Debug for Lane {
 
 impl Lane {
     pub(crate) fn new(
-        reader: impl AsyncRead + Send + Unpin + 'static,
-        writer: impl AsyncWrite + Send + Unpin + 'static,
-    ) -> Self {
-        Self { reader: Box::new(reader), writer: Box::new(Copying(writer)) }
-    }
-
-    /// A lane whose writer keeps bytes by reference.
-    #[cfg(feature = "iroh")]
-    pub(crate) fn taking(
         reader: impl AsyncRead + Send + Unpin + 'static,
         writer: impl LaneWrite + 'static,
     ) -> Self {

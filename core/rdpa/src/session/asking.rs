@@ -1,20 +1,20 @@
 //! The half of a session that asks: our requests, their retries and their answers.
 
-use super::{Event, Failure, Landing, Out, Place, Refused, Session, Side, Violation};
+mod arriving;
+mod prepare;
+
+use super::{Event, Failure, Out, Refused, Session, Side, Violation};
 use crate::body;
-use crate::limits::{
-    CELLS_MAX, Limits, PeerLimits, READ_CHUNKS_MAX, REGION_NAME_CHARS_MAX, REQUEST_SPAN,
-    SEND_BYTES_MAX, TICKET_BYTES_MAX,
-};
+use crate::limits::{CELLS_MAX, Limits, PeerLimits, REQUEST_SPAN};
 use crate::{
-    Announced, Answer, ChunkSet, Code, Direction, Frame, Handle, Header, Op, Opcode, Placement,
-    RegionInfo, RegionName, RequestId, Span, StageInfo, StageKind, Stat, Welcome, check_spans,
-    piece_count, piece_of,
+    Answer, ChunkSet, Code, Direction, Frame, Handle, Header, Op, Opcode, Placement, RegionInfo,
+    RegionName, RequestId, Span, StageInfo, Stat, Welcome,
 };
 use bytes::Bytes;
+use prepare::bounded;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use suanli_base::{Duration, Hash, Random, Time};
+use suanli_base::{Duration, Random, Time};
 
 /// Hashes of opened regions that are kept (32 MiB); the oldest opened go first.
 const OPENED_HASHES_MAX: usize = 1 << 20;
@@ -237,159 +237,6 @@ impl Asking {
         self.pending.insert(id, pending);
         id
     }
-
-    fn cells(&self, handle: Handle, cell: u32) -> Result<(), Refused> {
-        match self.opened.entries.get(&handle) {
-            Some(Holding::Cells(count)) if cell < *count => Ok(()),
-            _ => Err(Refused::BadChunk { chunk: cell }),
-        }
-    }
-
-    fn header(&self, opcode: Opcode) -> Header {
-        Header::new(opcode, Direction::Request, self.next)
-    }
-
-    fn stage(&self, handle: Handle) -> Result<StageInfo, Refused> {
-        match self.opened.entries.get(&handle) {
-            Some(Holding::Stage(stage)) => Ok(*stage),
-            _ => Err(Refused::BadChunk { chunk: 0 }),
-        }
-    }
-
-    /// The request as it is kept and as it travels.
-    fn prepare(&self, op: Op, limits: &Limits) -> Result<(Kind, Frame), Refused> {
-        let plain = |kind, opcode, payload| Ok((kind, limits.frame(self.header(opcode), payload)));
-        match op {
-            Op::Hello(hello) => {
-                bounded("bytes of ticket", hello.ticket.len(), TICKET_BYTES_MAX)?;
-                plain(Kind::Hello, Opcode::Hello, body::encode(&hello))
-            }
-            Op::Open { region } => plain(Kind::Open, Opcode::Open, body::encode(&region)),
-            Op::OpenStage { region, stage } => {
-                plain(Kind::OpenStage(stage), Opcode::OpenStage, body::encode(&(&region, &stage)))
-            }
-            Op::Read { handle, chunks } => self.prepare_read(handle, &chunks, limits),
-            Op::ReadRanges { handle, spans } => self.prepare_ranges(handle, spans, limits),
-            Op::ReadIfChanged { region, since } => {
-                let header = Header { version: since, ..self.header(Opcode::ReadIfChanged) };
-                Ok((Kind::ReadIfChanged, limits.frame(header, body::encode(&region))))
-            }
-            Op::Write { .. } | Op::Accumulate { .. } => self.prepare_stage(op, limits),
-            Op::Commit { handle, expected } => {
-                self.stage(handle)?;
-                let header = self.header(Opcode::Commit);
-                let header = Header { handle: handle.0, version: expected, ..header };
-                Ok((Kind::Commit, limits.frame(header, Bytes::new())))
-            }
-            Op::Send { bytes } => {
-                bounded("bytes to send", bytes.len(), SEND_BYTES_MAX as usize)?;
-                plain(Kind::Send, Opcode::Send, bytes)
-            }
-            Op::Subscribe { region } => {
-                let payload = body::encode(&region);
-                plain(Kind::Subscribe(region), Opcode::Subscribe, payload)
-            }
-            Op::OpenCells { region } => {
-                plain(Kind::OpenCells, Opcode::OpenCells, body::encode(&region))
-            }
-            Op::Cas { handle, cell, expected, new } => {
-                self.prepare_cell(Opcode::Cas, handle, cell, body::encode(&(expected, new)), limits)
-            }
-            Op::FetchAdd { handle, cell, add } => {
-                self.prepare_cell(Opcode::FetchAdd, handle, cell, body::encode(&add), limits)
-            }
-            Op::Fence { level } => {
-                let header = Header { level: Some(level), ..self.header(Opcode::Fence) };
-                Ok((Kind::Fence, limits.frame(header, Bytes::new())))
-            }
-            Op::Stat { region } => plain(Kind::Stat, Opcode::Stat, body::encode(&region)),
-            Op::Revoke { prefix, epoch } => {
-                bounded("characters of a prefix", prefix.len(), REGION_NAME_CHARS_MAX)?;
-                plain(Kind::Revoke, Opcode::Revoke, body::encode(&(prefix, epoch)))
-            }
-        }
-    }
-
-    fn region(&self, handle: Handle) -> Result<&Arc<RegionInfo>, Refused> {
-        match self.opened.entries.get(&handle) {
-            Some(Holding::Region(info)) => Ok(info),
-            _ => Err(Refused::BadChunk { chunk: 0 }),
-        }
-    }
-
-    fn prepare_read(
-        &self,
-        handle: Handle,
-        chunks: &[u32],
-        limits: &Limits,
-    ) -> Result<(Kind, Frame), Refused> {
-        bounded("chunks to read", chunks.len(), READ_CHUNKS_MAX)?;
-        let info = self.region(handle)?;
-        let mut missing = BTreeSet::new();
-        for chunk in chunks.iter().copied() {
-            if chunk >= info.chunk_count() || !missing.insert(chunk) {
-                return Err(Refused::BadChunk { chunk });
-            }
-        }
-        if missing.is_empty() {
-            return Err(Refused::BadChunk { chunk: 0 });
-        }
-        let header = Header { handle: handle.0, ..self.header(Opcode::Read) };
-        let frame = limits.frame(header, body::encode(&missing));
-        Ok((Kind::Read { handle, info: Arc::clone(info), missing }, frame))
-    }
-
-    fn prepare_ranges(
-        &self,
-        handle: Handle,
-        spans: Vec<Span>,
-        limits: &Limits,
-    ) -> Result<(Kind, Frame), Refused> {
-        let info = self.region(handle)?;
-        let total = check_spans(&spans, info.shape.bytes)?;
-        let header = Header { handle: handle.0, ..self.header(Opcode::ReadRanges) };
-        let body = body::RangesBody { spans, pieces: Vec::new() };
-        let frame = limits.frame(header, body::encode(&body));
-        let missing = (0..piece_count(total)).collect();
-        Ok((Kind::Ranges { handle, spans: body.spans, total, missing }, frame))
-    }
-
-    fn prepare_cell(
-        &self,
-        opcode: Opcode,
-        handle: Handle,
-        cell: u32,
-        body: Bytes,
-        limits: &Limits,
-    ) -> Result<(Kind, Frame), Refused> {
-        self.cells(handle, cell)?;
-        let header = Header { handle: handle.0, offset: cell.into(), ..self.header(opcode) };
-        Ok((Kind::Cell, limits.frame(header, body)))
-    }
-
-    fn prepare_stage(&self, op: Op, limits: &Limits) -> Result<(Kind, Frame), Refused> {
-        let (opcode, kind, handle, chunk, bytes, level) = match op {
-            Op::Write { handle, chunk, bytes, level } => {
-                (Opcode::Write, StageKind::Write, handle, chunk, bytes, level)
-            }
-            Op::Accumulate { handle, chunk, bytes, level } => {
-                (Opcode::Accumulate, StageKind::Accumulate, handle, chunk, bytes, level)
-            }
-            other => unreachable!("{other:?} stages nothing"),
-        };
-        let stage = self.stage(handle)?;
-        let expected = stage.shape.chunk_len(chunk).map(|len| len as usize);
-        if stage.kind != kind || expected != Some(bytes.len()) {
-            return Err(Refused::BadChunk { chunk });
-        }
-        let header = Header { handle: handle.0, offset: chunk.into(), ..self.header(opcode) };
-        let header = Header { level: Some(level), ..header };
-        Ok((Kind::Stage, limits.frame(header, bytes)))
-    }
-}
-
-const fn bounded(what: &'static str, found: usize, max: usize) -> Result<(), Refused> {
-    if found > max { Err(Refused::TooLarge { what, found, max }) } else { Ok(()) }
 }
 
 impl Session {
@@ -626,128 +473,5 @@ impl Session {
                 unreachable!("READs are answered by handle_data")
             }
         }))
-    }
-
-    /// Whether the payload behind this header is a chunk or piece that is waited for: then the caller
-    /// may let it land where it is wanted, and report with [`Session::landed`]. Otherwise the whole
-    /// frame goes to [`Session::handle_frame`].
-    #[must_use]
-    pub fn landing(&self, announced: &Announced) -> Option<Landing> {
-        let header = &announced.header;
-        if header.direction != Direction::Reply || header.status.is_some() {
-            return None;
-        }
-        let pending = self.asking.pending.get(&header.request)?;
-        let id = RequestId(header.request);
-        let index = u32::try_from(header.offset).ok()?;
-        let (place, len, expected) = match &pending.kind {
-            Kind::Read { handle, info, missing } if header.opcode == Opcode::Read => {
-                missing.get(&index)?;
-                let expected = *info.chunks.get(index as usize)?;
-                let place = Place::Chunk { handle: *handle, chunk: index };
-                (place, info.shape.chunk_len(index)?, Some(expected))
-            }
-            Kind::Ranges { handle, total, missing, .. } if header.opcode == Opcode::ReadRanges => {
-                missing.get(&index)?;
-                let (start, len) = piece_of(*total, index)?;
-                (Place::Piece { handle: *handle, start }, len, None)
-            }
-            _ => return None,
-        };
-        let fits = announced.payload_bytes == len as usize;
-        fits.then_some(Landing { id, place, len, expected, announced: *announced })
-    }
-
-    /// A payload has landed. `digest` is its BLAKE3 hash; without one the chunk counts as the right
-    /// one, which is for holders and links that the caller trusts.
-    ///
-    /// # Errors
-    /// [`Violation`] when the payload is not the one its header announced.
-    pub fn landed(
-        &mut self,
-        now: Time,
-        landing: &Landing,
-        digest: Option<Hash>,
-    ) -> Result<(), Violation> {
-        self.hear(now, landing.len as usize);
-        if let Some(digest) = &digest {
-            landing.announced.check(digest)?;
-        }
-        let event = Event::Landed { id: landing.id, place: landing.place };
-        self.take_data(now, &landing.announced.header, digest, event);
-        Ok(())
-    }
-
-    fn handle_data(&mut self, now: Time, frame: &Frame) -> Result<(), Violation> {
-        let header = frame.header();
-        let out_of_place = Violation::Unexpected { what: "a chunk that was not asked for" };
-        let index = u32::try_from(header.offset).map_err(|_| out_of_place.clone())?;
-        let id = RequestId(header.request);
-        let pending = self.asking.pending.get(&header.request).expect("found by the caller");
-        let bytes = frame.payload().clone();
-        let (event, digest) = match &pending.kind {
-            Kind::Read { handle, info, missing } => {
-                if index >= info.chunk_count() {
-                    return Err(out_of_place);
-                }
-                if !missing.contains(&index) {
-                    return Ok(());
-                }
-                let event = Event::Chunk { id, handle: *handle, chunk: index, bytes };
-                (event, Some(frame.digest()))
-            }
-            Kind::Ranges { handle, total, missing, .. } => {
-                let (start, len) = piece_of(*total, index).ok_or(out_of_place)?;
-                if bytes.len() != len as usize {
-                    return Err(Violation::Body { what: "READ_RANGES" });
-                }
-                if !missing.contains(&index) {
-                    return Ok(());
-                }
-                (Event::Piece { id, handle: *handle, start, bytes }, None)
-            }
-            _ => unreachable!("only READs come here"),
-        };
-        self.take_data(now, header, digest, event);
-        Ok(())
-    }
-
-    /// One chunk or piece more of a READ; with a digest it is held against the opened region.
-    fn take_data(&mut self, now: Time, header: &Header, digest: Option<Hash>, event: Event) {
-        let id = RequestId(header.request);
-        let index = u32::try_from(header.offset).expect("looked at by the caller");
-        let Some(pending) = self.asking.pending.get_mut(&id.0) else { return };
-        let (missing, expected) = match &mut pending.kind {
-            Kind::Read { info, missing, .. } => {
-                let expected = info.chunks.get(index as usize).copied();
-                (missing, expected)
-            }
-            Kind::Ranges { missing, .. } => (missing, None),
-            _ => return,
-        };
-        if let (Some(expected), Some(found)) = (expected, digest)
-            && expected != found
-        {
-            let pending = self.settle(id.0).expect("found just now");
-            let failure = Failure::WrongHash { chunk: index, expected, found };
-            self.fail(id.0, pending.kind, failure);
-            return;
-        }
-        if !missing.remove(&index) {
-            return;
-        }
-        self.events.push_back(event);
-        if missing.is_empty() {
-            self.settle(id.0);
-            self.events.push_back(Event::Answered { id, answer: Answer::ReadDone });
-            return;
-        }
-        // Progress: a retry asks for the rest only, and not before it is due anew.
-        pending.since = now;
-        pending.wait = self.limits.retry_bulk_first;
-        pending.rest = self.limits.rest_first;
-        if let State::Sent { again, .. } = &mut pending.state {
-            *again = now.after(pending.wait);
-        }
     }
 }

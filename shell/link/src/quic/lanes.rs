@@ -95,7 +95,7 @@ fn lane(
 ) -> Lane {
     let reader = Reader { stream: receive, window: Arc::clone(window) };
     let writer = Writer { stream, goodbye: None, counters: Arc::clone(counters) };
-    Lane::taking(reader, writer)
+    Lane::new(reader, writer)
 }
 
 /// The window of a connection: small until the layer above has listened to what comes, so that a
