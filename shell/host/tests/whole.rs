@@ -258,7 +258,7 @@ async fn a_member_trains_with_a_program_of_its_own_beside_one_that_does_not() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_of_equal_bits_takes_no_program_of_a_members_own() {
     let root = tempfile::tempdir().unwrap();
-    let (folder, city, ready) = city_with_job(root.path(), JOB).await;
+    let (_, city, ready) = city_with_job(root.path(), JOB).await;
     let (notes, mut noted) = mpsc::unbounded_channel();
     let mark = root.path().join("mark");
     let family = start_trainer(root.path().join("a"), &ready, &mark, Some(notes));
@@ -279,7 +279,7 @@ async fn a_job_of_equal_bits_takes_no_program_of_a_members_own() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trainer_that_does_not_begin_ends_its_family_with_its_last_words() {
     let root = tempfile::tempdir().unwrap();
-    let (folder, city, ready) = city_with_job(root.path(), &any_engine()).await;
+    let (_, city, ready) = city_with_job(root.path(), &any_engine()).await;
     for (at, command, expected) in [
         ("a", vec!["/nowhere/python"], "/nowhere/python"),
         ("b", vec!["sh", "-c", "echo no device here >&2; exit 3"], "no device here"),
