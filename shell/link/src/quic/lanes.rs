@@ -1,7 +1,9 @@
 //! Lanes over a QUIC connection: one bidirectional stream each, opened by the connecting side.
 //!
 //! Each stream begins with eight bytes: `SLQ`, version 1, the lane's number, how many bulk lanes
-//! there are, two zeros. Lane 0 goes before all others in what is sent.
+//! there are, two zeros. Lane 0 goes before all others in what is sent; those take turns of
+//! [`TURN_BYTES`]. The library alone would put a packet of each in turn, and the receiver then holds
+//! sixteen frames that are all not whole yet.
 
 use super::settings;
 use crate::counted::Counters;
@@ -15,7 +17,7 @@ use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
@@ -23,6 +25,8 @@ const MAGIC: [u8; 4] = *b"SLQ\x01";
 const PREAMBLE_BYTES: usize = 8;
 /// Read by the layer above before a stranger's window becomes a peer's: a HELLO and more.
 const LISTENED_BYTES: u64 = 16 << 10;
+/// What a bulk lane sends before those that wait: a chunk, and no more than its window.
+const TURN_BYTES: usize = 1 << 20;
 /// The code of a stream that ends without goodbye.
 const CUT: VarInt = VarInt::from_u32(1);
 
@@ -34,13 +38,14 @@ pub(super) async fn open(
     counters: &Arc<Counters>,
 ) -> io::Result<Vec<Lane>> {
     let window = Window::open(connection, settings::window(bulk, lane_window_bytes));
+    let turns = Arc::default();
     let mut lanes = Vec::with_capacity(usize::from(bulk) + 1);
     for number in 0..=bulk {
         let (mut send, receive) = connection.open_bi().await.map_err(io::Error::other)?;
-        prioritise(&send, number)?;
+        let turn = Turn::new(&send, number, &turns)?;
         let [a, b, c, d] = MAGIC;
         send.write_all(&[a, b, c, d, number, bulk, 0, 0]).await?;
-        lanes.push(lane(send, receive, counters, &window));
+        lanes.push(lane(send, receive, turn, counters, &window));
     }
     Ok(lanes)
 }
@@ -52,6 +57,7 @@ pub(super) async fn accept(
     counters: &Arc<Counters>,
 ) -> io::Result<Vec<Lane>> {
     let mut window = None;
+    let turns = Arc::default();
     let mut lanes: Vec<Option<Lane>> = Vec::new();
     loop {
         let (send, mut receive) = connection.accept_bi().await.map_err(io::Error::other)?;
@@ -71,8 +77,8 @@ pub(super) async fn accept(
         if count != lanes.len() || taken {
             return Err(not_ours());
         }
-        prioritise(&send, number)?;
-        lanes[usize::from(number)] = Some(lane(send, receive, counters, window));
+        let turn = Turn::new(&send, number, &turns)?;
+        lanes[usize::from(number)] = Some(lane(send, receive, turn, counters, window));
         if lanes.iter().all(Option::is_some) {
             return Ok(lanes.into_iter().flatten().collect());
         }
@@ -83,18 +89,15 @@ fn not_ours() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "a stream that does not begin as a lane of ours")
 }
 
-fn prioritise(send: &SendStream, number: u8) -> io::Result<()> {
-    send.set_priority(i32::from(number == 0)).map_err(io::Error::other)
-}
-
 fn lane(
     stream: SendStream,
     receive: RecvStream,
+    turn: Option<Turn>,
     counters: &Arc<Counters>,
     window: &Arc<Window>,
 ) -> Lane {
     let reader = Reader { stream: receive, window: Arc::clone(window) };
-    let writer = Writer { stream, goodbye: None, counters: Arc::clone(counters) };
+    let writer = Writer { stream, turn, goodbye: None, counters: Arc::clone(counters) };
     Lane::new(reader, writer)
 }
 
@@ -132,6 +135,39 @@ impl Window {
     }
 }
 
+/// The place of a bulk lane among the others of its connection. It is never so far behind that
+/// another lane sends more than a turn before it.
+struct Turn {
+    /// The priority that was given last; lower ones wait.
+    last: Arc<AtomicI32>,
+    left: usize,
+}
+
+impl Turn {
+    /// The control lane has no turns: it is always first.
+    fn new(stream: &SendStream, number: u8, last: &Arc<AtomicI32>) -> io::Result<Option<Self>> {
+        stream.set_priority(i32::from(number == 0)).map_err(io::Error::other)?;
+        Ok((number > 0).then(|| Self { last: Arc::clone(last), left: 0 }))
+    }
+
+    /// Before bytes go out on the lane.
+    fn begin(&mut self, stream: &SendStream) -> io::Result<()> {
+        if self.left > 0 {
+            return Ok(());
+        }
+        // Two thousand terabytes on, all lanes are in one place and send a packet each.
+        let behind = |place: i32| Some(place.saturating_sub(1));
+        let before = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, behind);
+        let place = before.unwrap_or(i32::MIN).saturating_sub(1);
+        self.left = TURN_BYTES;
+        stream.set_priority(place).map_err(io::Error::other)
+    }
+
+    fn sent(&mut self, bytes: usize) {
+        self.left = self.left.saturating_sub(bytes);
+    }
+}
+
 struct Reader {
     stream: RecvStream,
     window: Arc<Window>,
@@ -166,6 +202,7 @@ fn reason(error: io::Error) -> io::Error {
 /// Resets its stream when dropped; shut, it ends it and waits until the peer has it all.
 struct Writer {
     stream: SendStream,
+    turn: Option<Turn>,
     goodbye: Option<Pin<Box<dyn Future<Output = io::Result<()>> + Send>>>,
     counters: Arc<Counters>,
 }
@@ -185,8 +222,14 @@ impl LaneWrite for Writer {
         }
         // Nothing is kept in this future between two calls.
         let mut rest = &mut pieces[..count];
+        if let Some(turn) = &mut self.turn {
+            turn.begin(&self.stream)?;
+        }
         let taking = pin!(self.stream.write_many_chunks(&mut rest));
         let taken = ready!(taking.poll(cx)).map_err(|error| reason(error.into()))?;
+        if let Some(turn) = &mut self.turn {
+            turn.sent(taken);
+        }
         drop_front(queue, taken);
         Poll::Ready(Ok(taken))
     }

@@ -13,7 +13,8 @@
 //!
 //! Invariants: pure, given times; memory is bounded ([`HISTORY_MAX`]); the window is never below four
 //! packets; a rate that was measured while there was nothing to send never lowers the estimate, nor
-//! ends the start-up.
+//! ends the start-up, and what such a trickle loses means nothing. The library's word for it is not
+//! enough: where never much was on its way, there was not much to send.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -123,6 +124,8 @@ pub(super) struct Bbr {
     first_sent_at: Instant,
     history: VecDeque<Sent>,
     in_flight: u64,
+    /// The most on its way in this round, and in the one before.
+    peak: [u64; 2],
     /// Delivered bytes at which a pause of the application is behind us.
     limited_until: u64,
     /// The newest sending among the packets of this batch of acknowledgements.
@@ -172,6 +175,7 @@ impl Bbr {
             first_sent_at: now,
             history: VecDeque::new(),
             in_flight: 0,
+            peak: [0; 2],
             limited_until: 0,
             newest: None,
             acked_now: 0,
@@ -241,6 +245,7 @@ impl Bbr {
             self.delivered_at = now;
         }
         self.in_flight += bytes;
+        self.peak[0] = self.peak[0].max(self.in_flight);
         // One record serves all that went at the same moment.
         if self.history.back().is_some_and(|last| last.at >= now) {
             return;
@@ -285,13 +290,14 @@ impl Bbr {
     /// A batch of acknowledgements is complete.
     pub(super) fn acks_end(&mut self, now: Instant, in_flight: u64, app_limited: bool) {
         self.in_flight = in_flight;
-        let new_round = self.take_sample(now);
+        let trickle = self.was_trickle();
+        let new_round = self.take_sample(now, trickle);
         if app_limited {
             self.limited_until = self.delivered + in_flight.max(1);
         }
         self.take_rtt(now);
         if new_round {
-            self.end_round();
+            self.end_round(trickle);
         }
         self.advance(now, new_round);
         self.set_window();
@@ -300,7 +306,7 @@ impl Bbr {
     }
 
     /// Measures the delivery rate; returns whether a round is over.
-    fn take_sample(&mut self, now: Instant) -> bool {
+    fn take_sample(&mut self, now: Instant, trickle: bool) -> bool {
         let Some(sent) = self.newest.take() else { return false };
         let new_round = sent.delivered >= self.round_ends;
         if new_round {
@@ -314,16 +320,24 @@ impl Bbr {
         // Compressed acknowledgements would make any rate.
         if !interval.is_zero() && interval >= shortest {
             let rate = as_f64(self.delivered - sent.delivered) / interval.as_secs_f64();
-            if !sent.limited || rate >= self.bandwidth.get() {
+            let limited = sent.limited || trickle;
+            if !limited || rate >= self.bandwidth.get() {
                 self.bandwidth.put(self.round, rate);
             }
-            if new_round && !sent.limited {
+            if new_round && !limited {
                 self.bandwidth.expire(self.round);
                 self.look_for_the_end_of_growth();
             }
         }
         self.take_lump(now);
         new_round
+    }
+
+    /// Whether so little was on its way that it says nothing of the path: who has enough to send has
+    /// the first window on its way in the start-up, and later what the path holds.
+    fn was_trickle(&self) -> bool {
+        let enough = if self.full { self.path_holds() } else { as_f64(self.initial_window) };
+        as_f64(self.peak[0].max(self.peak[1])) < enough / 2.0
     }
 
     fn look_for_the_end_of_growth(&mut self) {
@@ -371,10 +385,10 @@ impl Bbr {
         }
     }
 
-    /// What the losses of a round mean.
-    fn end_round(&mut self) {
+    /// What the losses of a round mean. Those of a trickle mean nothing: one packet is all of it.
+    fn end_round(&mut self, trickle: bool) {
         let (lost, delivered) = (as_f64(self.lost_in_round), as_f64(self.delivered_in_round));
-        let share = lost / (lost + delivered).max(1.0);
+        let share = if trickle { 0.0 } else { lost / (lost + delivered).max(1.0) };
         if !self.full && share > STARTUP_LOSS {
             self.full = true;
         }
@@ -393,6 +407,7 @@ impl Bbr {
         self.lost_in_round = 0;
         self.delivered_in_round = 0;
         self.rtt_round = None;
+        self.peak = [self.in_flight, self.peak[0]];
     }
 
     /// What we send at: what the path carries, or what of it is left to us.

@@ -148,6 +148,8 @@ struct World {
     events: BTreeSet<(u64, u64, Event)>,
     serial: u64,
     random: Random,
+    /// The model is never told that there was nothing to send.
+    untold: bool,
 }
 
 impl World {
@@ -167,7 +169,7 @@ impl World {
         };
         let flows = (0..flows).map(flow).collect();
         let (events, random) = (BTreeSet::new(), Random::new(seed));
-        Self { begun, now: 0, line, free_at: 0, flows, events, serial: 0, random }
+        Self { begun, now: 0, line, free_at: 0, flows, events, serial: 0, random, untold: false }
     }
 
     fn at(&self, ns: u64) -> Instant {
@@ -281,7 +283,7 @@ impl World {
             flow.wanted += MSS;
         }
         let in_flight = flow.out.len() as u64 * MSS;
-        flow.model.acks_end(now, in_flight, flow.wanted == 0);
+        flow.model.acks_end(now, in_flight, flow.wanted == 0 && !self.untold);
         self.send(of);
     }
 }
@@ -394,6 +396,34 @@ fn quiet_times_are_not_taken_for_the_rate_of_the_path() {
         world.run(Duration::from_secs(1));
         world.idle(Duration::from_secs(3));
     }
+    world.want(0, 1 << 20);
+    let took = world.run(Duration::from_secs(60));
+    assert!(took < Duration::from_millis(200), "{took:?}");
+}
+
+#[test]
+fn a_library_that_does_not_notice_quiet_times_does_no_harm() {
+    let mut world = World::new(home(10, 0), 1, 1);
+    world.untold = true;
+    // Several of them are lost, and wait for others in the queue besides.
+    let requests = |world: &mut World| {
+        let home = world.line;
+        world.line.loss_ppm = 200_000;
+        for turn in 0..40 {
+            world.line.round_trip = home.round_trip * (1 + turn % 2);
+            world.want(0, 200);
+            world.run(Duration::from_secs(1));
+            world.idle(Duration::from_millis(25));
+        }
+        world.line = home;
+    };
+    requests(&mut world);
+    world.want(0, 320 << 10);
+    let took = world.run(Duration::from_secs(60));
+    assert!(took < Duration::from_millis(250), "{took:?}");
+    world.want(0, 64 << 20);
+    world.run(Duration::from_secs(60));
+    requests(&mut world);
     world.want(0, 1 << 20);
     let took = world.run(Duration::from_secs(60));
     assert!(took < Duration::from_millis(200), "{took:?}");
