@@ -4,6 +4,7 @@
 use crate::grant_settings::{self, Grant, Issue};
 use crate::language::Language;
 use crate::link_settings;
+use crate::upload_settings::{UploadAt, UploadRate, parse_upload, parse_upload_at};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -334,6 +335,14 @@ pub(crate) struct Join {
     #[arg(long, value_name = "N", env = "SUANLI_THREADS", hide_env = true)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) threads: Option<u32>,
+    /// Rate of upload at most, as 5mbit [default: no limit]
+    #[arg(long, value_name = "RATE", env = "SUANLI_UPLOAD", hide_env = true)]
+    #[arg(value_parser = parse_upload)]
+    pub(crate) upload: Option<UploadRate>,
+    /// Another rate for a part of the day, as 18:00-23:00=1mbit, or 0bit for nothing; once for each
+    #[arg(long, value_name = "FROM-TO=RATE", env = "SUANLI_UPLOAD_AT", hide_env = true)]
+    #[arg(value_delimiter = ',', value_parser = parse_upload_at)]
+    pub(crate) upload_at: Vec<UploadAt>,
     /// MiB to send a day, at most [default: no limit]
     #[arg(long, value_name = "MiB", env = "SUANLI_UPLOAD_PER_DAY", hide_env = true)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=1 << 30))]

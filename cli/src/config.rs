@@ -5,6 +5,7 @@ use crate::arguments::LinkChoice;
 use crate::exit::{Class, Failure, Whose};
 use crate::language::Language;
 use crate::nearest::nearest;
+use crate::upload_settings::{UploadAt, UploadRate};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,10 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Keys of the file: sections with theirs, then those outside a section.
 const SECTIONS: &[(&str, &[&str])] = &[
     ("city", &["dir", "listen", "advertise", "name", "quic", "relay", "via", "lan"]),
-    ("join", &["dir", "name", "share", "threads", "upload_per_day_mib", "link"]),
+    (
+        "join",
+        &["dir", "name", "share", "threads", "upload", "upload_at", "upload_per_day_mib", "link"],
+    ),
     ("demo", &["dir", "families", "minutes"]),
 ];
 const PLAIN: &[&str] = &["lang"];
@@ -52,6 +56,8 @@ pub(crate) struct JoinConfig {
     pub(crate) name: Option<String>,
     pub(crate) share: Option<u8>,
     pub(crate) threads: Option<u32>,
+    pub(crate) upload: Option<UploadRate>,
+    pub(crate) upload_at: Vec<UploadAt>,
     pub(crate) upload_per_day_mib: Option<u64>,
     pub(crate) link: Option<LinkChoice>,
 }
@@ -157,13 +163,13 @@ mod tests {
     fn every_known_key_is_one_that_is_read() {
         let text = "lang = 'zh'\n[city]\ndir = 'a'\nlisten = '127.0.0.1:7'\nadvertise = ['b:1']\n\
             name = 'c'\nquic = true\nrelay = '127.0.0.1:8'\nvia = 'relay:http://h:1'\nlan = false\n[join]\ndir = 'd'\nname = 'e'\nshare = 5\nthreads = 6\n\
-            upload_per_day_mib = 7\nlink = 'quic'\n[demo]\ndir = 'f'\nfamilies = 8\nminutes = 9.5\n";
+            upload = '5mbit'\nupload_at = ['18:00-23:00=1mbit']\nupload_per_day_mib = 7\nlink = 'quic'\n[demo]\ndir = 'f'\nfamilies = 8\nminutes = 9.5\n";
         let config = parse(text).unwrap();
         assert_eq!(config.lang, Some(Language::Chinese));
         assert_eq!(config.join.upload_per_day_mib, Some(7));
         assert_eq!(config.demo.minutes, Some(9.5));
         let count = PLAIN.len() + SECTIONS.iter().map(|section| section.1.len()).sum::<usize>();
-        assert_eq!(text.matches('=').count(), count, "a key without a line in this test");
+        assert_eq!(text.matches(" = ").count(), count, "a key without a line in this test");
     }
 
     #[test]

@@ -96,6 +96,12 @@ const ARGUMENTS: &[(&str, &str, &str)] = &[
     ("join", "name", "这个家庭给人看的名字"),
     ("join", "share", "出借的处理器时间，百分数［默认：100］"),
     ("join", "threads", "使用的线程数［默认：每个核心一个］"),
+    ("join", "upload", "上传速率上限，例如 5mbit［默认：不限］"),
+    (
+        "join",
+        "upload_at",
+        "一天中某段时间的另一速率，例如 18:00-23:00=1mbit；0bit 表示不上传；可重复使用",
+    ),
     ("join", "upload_per_day", "每天最多上传多少 MiB［默认：不限］"),
     ("join", "trainer", "用自己的程序训练；取走这一行的其余部分，例如：python train.py"),
     ("join", "link", "与城市的链路种类［默认：auto］"),

@@ -17,6 +17,7 @@ mod nearest;
 mod plan;
 mod show;
 mod svg;
+mod upload_settings;
 mod verify;
 mod words;
 

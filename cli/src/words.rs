@@ -87,6 +87,14 @@ words! {
         "It uses at most {percent} % of {threads}."
         "最多使用 {threads} 的 {percent} %。"
     }
+    upload_today(used: &str, limit: &str) {
+        ", {used} of {limit} up today"
+        "，今日已上传 {used}／{limit}"
+    }
+    upload_rate(mbit: &str) {
+        ", at most {mbit} Mbit/s up now"
+        "，此时段上传最多 {mbit} Mbit/s"
+    }
     city_unreachable(address: &str, why: &str) {
         "The city cannot be reached at {address}: {why}. Trying on; Ctrl-C ends it."
         "连接不到城市（{address}）：{why}。会继续尝试；按 Ctrl-C 结束。"

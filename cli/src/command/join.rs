@@ -5,10 +5,10 @@ use crate::arguments::Join;
 use crate::context::{Context, block_on};
 use crate::exit::{At as _, Class, Failure, Whose};
 use crate::language::Language;
-use crate::words;
+use crate::{upload_settings, words};
 use serde_json::json;
 use std::path::Path;
-use suanli_base::{Bytes, Time};
+use suanli_base::Time;
 use suanli_host::control::{FamilyNote, FamilyOptions, Limits};
 use suanli_identity::{Role, Ticket};
 
@@ -37,12 +37,8 @@ async fn join(context: &Context, arguments: Join, ticket: Option<Ticket>) -> Res
     }
     let share_percent = arguments.share.or(settings.share).unwrap_or(100);
     let threads = arguments.threads.or(settings.threads);
-    let upload = arguments.upload_per_day.or(settings.upload_per_day_mib);
-    let limits = Limits {
-        share_percent,
-        threads,
-        upload_per_day: upload.map(|mib| Bytes(mib.saturating_mul(1 << 20))),
-    };
+    let upload = upload_settings::limits(&arguments, settings)?;
+    let limits = Limits { share_percent, threads, upload };
     let program = std::env::current_exe().at("find", "this program")?;
     let (_stopper, stop) = stop_flag(arguments.parent.stop_on_eof)?;
     let (notes, mut when_noted) = tokio::sync::mpsc::unbounded_channel();

@@ -260,15 +260,16 @@ fn jobs_text(language: Language, jobs: &[JobStatus]) -> String {
 fn family_text(language: Language, family: &FamilyStatus) -> String {
     let reason = family.reason.as_deref().map(|text| format!(" ({})", printable(text)));
     let job = family.job_name.as_deref().map_or("-".into(), printable);
-    let limit = match family.limits.upload_bytes_per_day {
-        Some(limit) => format!(
-            ", {} {}/{}",
-            words::head_up(language),
-            show::bytes(family.limits.uploaded_today_bytes),
-            show::bytes(limit)
-        ),
-        None => String::new(),
-    };
+    let limits = &family.limits;
+    let today = limits.upload_bytes_per_day.map(|limit| {
+        let used = show::bytes(limits.uploaded_today_bytes);
+        words::upload_today(language, &used, &show::bytes(limit))
+    });
+    let rate = limits.upload_bytes_per_s.map(|rate| {
+        let mbit = rate.saturating_mul(8) as f64 / 1e6;
+        words::upload_rate(language, &format!("{mbit:.1}"))
+    });
+    let limit: String = today.into_iter().chain(rate).collect();
     let lines = [
         format!(
             "{} {} ({})",

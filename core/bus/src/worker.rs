@@ -13,6 +13,9 @@ use suanli_base::{Duration, JobId, LeaseId, Round, Time};
 
 /// How long an unanswered request waits before it is made again.
 const PATIENCE: Duration = Duration(10_000);
+/// How long a transfer of a contribution may take before it is begun anew: more than any of its
+/// requests, which are repeated and given up by the session.
+const UPLOAD_PATIENCE: Duration = Duration(600_000);
 /// How long to wait after something failed.
 const AFTER_FAILURE: Duration = Duration(1_000);
 /// A sign of life with the steps done goes out this often while training.
@@ -490,7 +493,7 @@ fn pack(w: &mut Worker, now: Time, out: &mut Vec<Action>) {
 }
 
 fn upload(w: &mut Worker, now: Time, lease: LeaseId, out: &mut Vec<Action>) {
-    w.until = now.after(PATIENCE);
+    w.until = now.after(UPLOAD_PATIENCE);
     out.push(Action::Upload { lease });
 }
 

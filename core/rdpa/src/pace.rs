@@ -174,6 +174,13 @@ pub enum UplinkError {
     },
 }
 
+impl Default for UplinkLimits {
+    /// No bound at all.
+    fn default() -> Self {
+        Self { bytes_per_s: u64::MAX, windows: Vec::new(), bytes_per_day: u64::MAX }
+    }
+}
+
 impl UplinkLimits {
     /// Checks the windows.
     ///
@@ -333,6 +340,21 @@ impl Uplink {
         }
         let why = WaitReason::Rate { bytes_per_s };
         self.pace.may_take(now, bytes).map_err(|until| Wait { until, why })
+    }
+
+    /// Bytes that may still go on this day, nothing while this part of the day allows nothing.
+    pub fn left(&mut self, now: Time, local: LocalTime) -> u64 {
+        self.turn(now, local);
+        if self.pace.bytes_per_s() == 0 {
+            return 0;
+        }
+        self.limits.bytes_per_day.saturating_sub(self.today.used)
+    }
+
+    /// Bytes a second that may go now.
+    pub fn rate(&mut self, now: Time, local: LocalTime) -> u64 {
+        self.turn(now, local);
+        self.pace.bytes_per_s()
     }
 
     /// Books `bytes` of bulk that go now.

@@ -422,6 +422,21 @@ impl Session {
         Some(frame)
     }
 
+    /// The length on the wire of the frame that [`Session::poll_bulk`] gives next: for a caller that
+    /// counts what bulk goes out ([`crate::Uplink`]).
+    pub fn bulk_waiting(&mut self) -> Option<usize> {
+        let at = self.find_bulk()?;
+        match self.out.bulk.get(at)? {
+            Out::Frame(frame) => Some(frame.wire_len()),
+            Out::Ask(id) => self.asking.wire_len(*id),
+        }
+    }
+
+    /// Tells that the caller holds bulk back: what waits to be sent is not given up for it.
+    pub fn bulk_held(&mut self, now: Time) {
+        self.asking.bulk_held(now);
+    }
+
     /// How the session fares, as told in the answer to STAT.
     #[must_use]
     pub fn stat(&self) -> SessionStat {
@@ -451,29 +466,33 @@ impl Session {
         None
     }
 
-    fn next_bulk(&mut self, now: Time) -> Option<Frame> {
+    /// Where the next bulk frame is in its queue. What was settled meanwhile is dropped.
+    fn find_bulk(&mut self) -> Option<usize> {
         let mut at = 0;
         while let Some(out) = self.out.bulk.get(at) {
-            let ready = match out {
-                Out::Frame(_) => true,
-                Out::Ask(id) => self.asking.may_go(*id) && self.asking.bulk_fits(*id, &self.limits),
-            };
-            if !ready {
-                at += 1;
-                continue;
-            }
-            match self.out.bulk.remove(at)? {
-                Out::Frame(frame) => {
-                    self.serving.sent_bulk(frame.payload().len());
-                    return Some(frame);
+            match out {
+                Out::Frame(_) => return Some(at),
+                Out::Ask(id) if !self.asking.is_queued(*id) => drop(self.out.bulk.remove(at)),
+                Out::Ask(id) => {
+                    if self.asking.may_go(*id) && self.asking.bulk_fits(*id, &self.limits) {
+                        return Some(at);
+                    }
+                    at += 1;
                 }
-                Out::Ask(id) => match self.asking.sent(id, now, &self.limits) {
-                    Some(frame) => return Some(frame),
-                    None => continue,
-                },
             }
         }
         None
+    }
+
+    fn next_bulk(&mut self, now: Time) -> Option<Frame> {
+        let at = self.find_bulk()?;
+        match self.out.bulk.remove(at)? {
+            Out::Frame(frame) => {
+                self.serving.sent_bulk(frame.payload().len());
+                Some(frame)
+            }
+            Out::Ask(id) => self.asking.sent(id, now, &self.limits),
+        }
     }
 
     /// When [`Session::handle_timeout`] wants to be called next.

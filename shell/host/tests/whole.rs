@@ -11,8 +11,8 @@ use suanli_engine::tokenizer::Tokenizer;
 use suanli_engine::{Cancel, ModelConfig, Reference, initial_params};
 use suanli_host::control::{
     CityInit, CityOptions, CityReady, CityStatus, Client, ControlReply, ControlRequest,
-    DoorOptions, FamilyNote, FamilyOptions, JobState, Limits, Refusal, RefusalClass, Stop,
-    StopReason, Stopper,
+    DoorOptions, FamilyNote, FamilyOptions, FamilyState, FamilyStatus, JobState, Limits, Refusal,
+    RefusalClass, SOCKET_NAME, Stop, StopReason, Stopper,
 };
 use suanli_host::network::{self, NetworkOptions};
 use suanli_host::{city, family, job, relay};
@@ -20,7 +20,7 @@ use suanli_identity::{Role, SecretKey};
 use suanli_link::dial::Prefer;
 use suanli_link::reader::Reader;
 use suanli_link::{Way, connect};
-use suanli_rdpa::{Hello, RegionName};
+use suanli_rdpa::{Hello, RegionName, UplinkLimits};
 use suanli_store::checkpoint::{self, Card, Companions, Contents, Loaded, Overwrite};
 use suanli_store::job_file::JobFile;
 use tokio::sync::{mpsc, oneshot};
@@ -116,6 +116,18 @@ fn start_family_with(
     notes: Option<mpsc::UnboundedSender<FamilyNote>>,
     trainer: Vec<OsString>,
 ) -> Running {
+    let (stopper, options) = family_options(folder, name, ready);
+    (stopper, tokio::spawn(family::run(FamilyOptions { notes, trainer, ..options })))
+}
+
+/// A family whose owner limits what goes up.
+fn start_limited_family(folder: PathBuf, ready: &CityReady, upload: &UplinkLimits) -> Running {
+    let (stopper, mut options) = family_options(folder, "limited", ready);
+    options.limits.upload = upload.clone();
+    (stopper, tokio::spawn(family::run(options)))
+}
+
+fn family_options(folder: PathBuf, name: &str, ready: &CityReady) -> (Stopper, FamilyOptions) {
     let (stopper, stop): (Stopper, Stop) = Stopper::new();
     let options = FamilyOptions {
         folder,
@@ -123,13 +135,13 @@ fn start_family_with(
         name: Some(name.into()),
         limits: Limits { threads: Some(1), share_percent: 70, ..Limits::default() },
         prefer: Prefer::Auto,
-        trainer,
+        trainer: Vec::new(),
         worker: program(),
         stop,
         ready: None,
-        notes,
+        notes: None,
     };
-    (stopper, tokio::spawn(family::run(options)))
+    (stopper, options)
 }
 
 async fn stop((stopper, running): Running) {
@@ -194,6 +206,34 @@ async fn city_with_job(root: &Path, text_of_job: &str) -> (PathBuf, Running, Cit
     (folder, city, ready)
 }
 
+/// [`JOB`], for a member alone.
+fn for_one() -> String {
+    JOB.replace("min = 2\nexpected = 2", "min = 1\nexpected = 1")
+}
+
+async fn family_status(folder: &Path) -> FamilyStatus {
+    let mut client = Client::connect(folder).await.unwrap();
+    match client.call(&ControlRequest::Status).await.unwrap() {
+        ControlReply::Family(status) => *status,
+        other => panic!("expected a family, found {other:?}"),
+    }
+}
+
+/// Waits until a family satisfies `holds`, or fails after a minute with what it saw last.
+async fn until_family(folder: &Path, holds: impl Fn(&FamilyStatus) -> bool) -> FamilyStatus {
+    let mut last = FamilyStatus::default();
+    for _ in 0..600 {
+        if folder.join(SOCKET_NAME).exists() {
+            last = family_status(folder).await;
+        }
+        if holds(&last) {
+            return last;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("not within a minute; last: {last:#?}");
+}
+
 /// Waits until the city's job satisfies `holds`, or fails after a minute with what it saw last.
 async fn until(folder: &Path, holds: impl Fn(&CityStatus) -> bool) -> CityStatus {
     let mut last = CityStatus::default();
@@ -228,6 +268,55 @@ async fn two_families_train_a_job_to_its_end_and_the_loss_falls() {
     for family in families {
         stop(family).await;
     }
+    stop(city).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_a_day_hold_over_a_restart_and_no_work_is_begun_in_vain() {
+    let root = tempfile::tempdir().unwrap();
+    let (folder, city, ready) = city_with_job(root.path(), &for_one()).await;
+    let home = root.path().join("a");
+    let limit = 30_000;
+    let upload = UplinkLimits { bytes_per_day: limit, ..UplinkLimits::default() };
+    let rests = |status: &FamilyStatus| status.state == FamilyState::Paused;
+
+    let family = start_limited_family(home.clone(), &ready, &upload);
+    let first = until_family(&home, rests).await;
+    let (used, count) = (first.limits.uploaded_today_bytes, first.contributions);
+    assert_eq!(first.limits.upload_bytes_per_day, Some(limit));
+    assert!(count > 0 && used <= limit && limit - used < used / count, "{first:#?}");
+    assert!(first.reason.as_ref().unwrap().contains("limits of upload"), "{first:#?}");
+    stop(family).await;
+
+    let family = start_limited_family(home.clone(), &ready, &upload);
+    let again = until_family(&home, rests).await;
+    assert_eq!((again.limits.uploaded_today_bytes, again.contributions), (used, 0), "{again:#?}");
+    assert_ne!(status(&folder).await.jobs[0].state, JobState::Done);
+    stop(family).await;
+
+    let family = start_limited_family(home.clone(), &ready, &UplinkLimits::default());
+    until(&folder, |status| status.jobs[0].state == JobState::Done).await;
+    stop(family).await;
+    stop(city).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rate_of_upload_holds() {
+    let root = tempfile::tempdir().unwrap();
+    let (folder, city, ready) = city_with_job(root.path(), &for_one()).await;
+    let home = root.path().join("a");
+    let rate = 20_000;
+    let upload = UplinkLimits { bytes_per_s: rate, ..UplinkLimits::default() };
+    let begun = std::time::Instant::now();
+    let family = start_limited_family(home.clone(), &ready, &upload);
+    until(&folder, |status| status.jobs[0].state == JobState::Done).await;
+    let took = begun.elapsed().as_secs_f64();
+    let limits = family_status(&home).await.limits;
+    let (sent, largest) = (limits.uploaded_today_bytes as f64, 20e3);
+    assert_eq!(limits.upload_bytes_per_s, Some(rate));
+    assert!(sent > 3.0 * largest, "something to slow down: {sent} bytes");
+    assert!(sent - largest <= took * rate as f64, "{sent} bytes in {took:.2} s");
+    stop(family).await;
     stop(city).await;
 }
 

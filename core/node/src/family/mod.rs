@@ -11,6 +11,7 @@ use bytes::Bytes;
 use hand_in::HandIn;
 use std::collections::{BTreeMap, VecDeque};
 use suanli_base::{Duration, Hash, JobId, LeaseId, NodeId, Round, Time};
+use suanli_bus::merge::payload_len;
 use suanli_bus::worker::{Action, Input as Happened, Phase, Worker, step};
 use suanli_bus::{Ask, Chain, JobSpec, ToCity, ToMember, WaitReason};
 use suanli_identity::{Role, SecretKey};
@@ -20,6 +21,9 @@ use suanli_rdpa::{
     Side,
 };
 use sync::Sync;
+
+/// How long it is before the limits of upload are looked at again.
+const UPLINK_RETRY: Duration = Duration(30_000);
 
 /// What a family is started with.
 #[derive(Debug)]
@@ -63,6 +67,7 @@ pub struct FamilyNode {
     lease: Option<LeaseRecord>,
     fetch: Option<sync::Fetch>,
     hand_in: Option<HandIn>,
+    uplink_left: u64,
     outputs: VecDeque<Output>,
 }
 
@@ -105,6 +110,7 @@ impl FamilyNode {
             lease: None,
             fetch: None,
             hand_in,
+            uplink_left: u64::MAX,
             outputs: VecDeque::new(),
         }
     }
@@ -148,6 +154,7 @@ impl FamilyNode {
             Input::Frame(frame) => self.frame(frame),
             Input::Tick => self.tick(),
             Input::Done(done) => self.done(done),
+            Input::UplinkLeft(bytes) => self.uplink_left = bytes,
             Input::Owner(Owner::Pause) => self.happened(Happened::Pause),
             Input::Owner(Owner::Resume) => self.happened(Happened::Resume),
             Input::Owner(Owner::Leave) => self.happened(Happened::Leave),
@@ -169,6 +176,38 @@ impl FamilyNode {
     pub fn poll_transmit(&mut self) -> Option<Frame> {
         let now = self.now;
         self.session.as_mut()?.poll_transmit(now)
+    }
+
+    /// The next control frame for the city: for a host that holds bulk back by its owner's limits.
+    pub fn poll_control(&mut self) -> Option<Frame> {
+        let now = self.now;
+        self.session.as_mut()?.poll_control(now)
+    }
+
+    /// The length on the wire of the next bulk frame.
+    pub fn bulk_waiting(&mut self) -> Option<usize> {
+        self.session.as_mut()?.bulk_waiting()
+    }
+
+    /// The next bulk frame for the city.
+    pub fn poll_bulk(&mut self) -> Option<Frame> {
+        let now = self.now;
+        self.session.as_mut()?.poll_bulk(now)
+    }
+
+    /// Bulk is held back: what waits is not given up for it.
+    pub fn bulk_held(&mut self) {
+        let now = self.now;
+        if let Some(session) = self.session.as_mut() {
+            session.bulk_held(now);
+        }
+    }
+
+    /// Whether it rests because the limits of upload leave too little for a contribution.
+    #[must_use]
+    pub fn lacks_uplink(&self) -> bool {
+        let needs = self.contribution_bytes().unwrap_or(0);
+        self.worker.phase == Phase::Waiting && needs > self.uplink_left
     }
 
     /// When [`Input::Tick`] is wanted next.
@@ -403,6 +442,15 @@ impl FamilyNode {
     }
 
     fn ask(&mut self) {
+        if let Some(needs) = self.contribution_bytes().filter(|needs| *needs > self.uplink_left) {
+            // What could not be handed in is not begun.
+            let (needs, left) = (needs.div_ceil(1 << 10), self.uplink_left >> 10);
+            self.outputs.push_back(Output::Note(format!(
+                "no work is asked for: a contribution is {needs} KiB, and the limits of upload leave \
+                 {left} KiB now"
+            )));
+            return self.happened(Happened::Wait { retry: UPLINK_RETRY });
+        }
         let have = self.worker.job.map(|job| (job, self.worker.version));
         let loaded = self.worker.job.and_then(|job| self.jobs.get(&job));
         let ask = Ask {
@@ -412,6 +460,13 @@ impl FamilyNode {
             memory_bytes: self.memory_bytes,
         };
         self.send(&ToCity::Ask(ask));
+    }
+
+    /// What a lease on the job at hand ends in.
+    fn contribution_bytes(&self) -> Option<u64> {
+        let spec = &self.worker.job.and_then(|job| self.jobs.get(&job))?.spec;
+        let parameters = usize::try_from(spec.parameters).ok()?;
+        Some(payload_len(spec.training.codec, parameters) as u64)
     }
 
     /// Tokens a second as last measured on the job worked on; 0 for never.

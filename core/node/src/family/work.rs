@@ -24,6 +24,8 @@ pub enum Input {
     Done(Done),
     /// The owner wants something.
     Owner(Owner),
+    /// Bytes of bulk that the owner's limits let go on this day; without a word, any number.
+    UplinkLeft(u64),
 }
 
 /// What an owner can want.

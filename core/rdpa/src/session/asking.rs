@@ -201,6 +201,23 @@ impl Asking {
         self.bulk_in_flight == 0 || self.bulk_in_flight.saturating_add(len) <= window
     }
 
+    pub(super) fn is_queued(&self, id: u64) -> bool {
+        self.pending.get(&id).is_some_and(|pending| pending.state == State::Queued)
+    }
+
+    pub(super) fn wire_len(&self, id: u64) -> Option<usize> {
+        self.pending.get(&id).map(|pending| pending.frame.wire_len())
+    }
+
+    /// What waits behind others of its class waits as if asked just now.
+    pub(super) fn bulk_held(&mut self, now: Time) {
+        for pending in self.pending.values_mut() {
+            if pending.state == State::Queued && pending.frame.is_bulk() {
+                pending.since = now;
+            }
+        }
+    }
+
     /// The frame of a request that goes out now.
     pub(super) fn sent(&mut self, id: u64, now: Time, limits: &Limits) -> Option<Frame> {
         let pending = self.pending.get_mut(&id)?;

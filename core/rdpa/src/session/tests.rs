@@ -498,6 +498,34 @@ fn a_small_message_overtakes_bulk_that_waits() {
 }
 
 #[test]
+fn bulk_that_the_caller_holds_back_is_measured_and_not_given_up() {
+    let (mut client, mut server) = pair();
+    let handle = open_stage(&mut client, &mut server, 2);
+    let give_up = client.limits.give_up_after;
+    for chunk in 0..2 {
+        accumulate(&mut client, handle, chunk);
+    }
+    let mut now = START;
+    for _ in 0..10 {
+        now = now.after(give_up).after(Duration(1));
+        client.bulk_held(now);
+        client.handle_timeout(now);
+    }
+    assert!(!matches!(client.poll_event(), Some(Event::Failed { .. })));
+    for _ in 0..2 {
+        let waiting = client.bulk_waiting().unwrap();
+        assert_eq!(client.poll_bulk(now).unwrap().wire_len(), waiting);
+    }
+    assert_eq!((client.bulk_waiting(), client.poll_bulk(now)), (None, None));
+    // What went and is not answered is given up as ever.
+    client.bulk_held(now);
+    client.handle_timeout(now.after(give_up).after(Duration(1)));
+    let failed = core::iter::from_fn(|| client.poll_event())
+        .filter(|event| matches!(event, Event::Failed { .. }));
+    assert_eq!(failed.count(), 2);
+}
+
+#[test]
 fn unanswered_bulk_never_exceeds_the_window() {
     let limits = Limits { bulk_window_bytes: 2_500, ..Limits::lossy() };
     let (mut client, mut server) = pair_with(limits);

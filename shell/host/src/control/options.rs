@@ -4,10 +4,11 @@ use super::status::LinkStatus;
 use super::stop::Stop;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use suanli_base::{Bytes, CityId, NodeId};
+use suanli_base::{CityId, NodeId};
 use suanli_identity::Ticket;
 use suanli_link::RelayAddr;
 use suanli_link::dial::Prefer;
+use suanli_rdpa::UplinkLimits;
 use tokio::sync::{mpsc, oneshot};
 
 /// A share of CPU time is a number from 1 to this.
@@ -75,19 +76,19 @@ pub struct CityReady {
 }
 
 /// What an owner allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Share of the CPU time of the engine's threads, 1 to 100.
     pub share_percent: u8,
     /// Threads of the engine; nothing: one for each core.
     pub threads: Option<u32>,
-    /// Bytes to send a day.
-    pub upload_per_day: Option<Bytes>,
+    /// How fast bulk goes up, by the hour, and how much a day.
+    pub upload: UplinkLimits,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { share_percent: SHARE_PERCENT_MAX, threads: None, upload_per_day: None }
+        Self { share_percent: SHARE_PERCENT_MAX, threads: None, upload: UplinkLimits::default() }
     }
 }
 

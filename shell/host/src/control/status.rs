@@ -302,9 +302,11 @@ pub struct LimitsStatus {
     pub share_percent: u8,
     /// Threads of the engine.
     pub threads: u32,
-    /// Bytes it may send a day.
+    /// Bytes of bulk it may send a day.
     pub upload_bytes_per_day: Option<u64>,
-    /// Bytes it sent today.
+    /// Bytes of bulk a second it may send at this hour.
+    pub upload_bytes_per_s: Option<u64>,
+    /// Bytes of bulk it sent today.
     pub uploaded_today_bytes: u64,
 }
 

@@ -5,6 +5,7 @@ mod bulk;
 pub(crate) mod frozen;
 mod keep;
 pub(crate) mod settings;
+mod uplink;
 
 use crate::clock::Clock;
 use crate::control::{
@@ -27,6 +28,7 @@ use suanli_node::family::{Done, FamilyNode, Input, Output, Owner, Setup, Work};
 use suanli_rdpa::Limits;
 use suanli_store::FolderLock;
 use tokio::sync::{mpsc, oneshot};
+use uplink::{Uplink, UplinkFault};
 
 /// How long after a lost link the next attempt waits: this at first, doubled up to the most.
 const REDIAL_FIRST: Duration = Duration::from_millis(200);
@@ -57,6 +59,18 @@ pub async fn run(options: FamilyOptions) -> Result<(), Refusal> {
         error => environment(&error),
     })?;
     let clock = Clock::start();
+    let uplink = Uplink::open(&options.folder, options.limits.upload.clone(), clock);
+    let uplink = uplink.map_err(|fault| match fault {
+        UplinkFault::Limits(error) => {
+            let next = "correct --upload-at, or upload_at in the configuration file";
+            Refusal::new(RefusalClass::Usage, error.to_string(), next)
+        }
+        UplinkFault::Damaged { .. } => {
+            let next = "remove it: then this day's upload is counted from nothing";
+            Refusal::new(RefusalClass::Corrupt, fault.to_string(), next)
+        }
+        fault => environment(&fault),
+    })?;
     let setup = Setup {
         key: key.clone(),
         city: settings.city,
@@ -88,9 +102,10 @@ pub async fn run(options: FamilyOptions) -> Result<(), Refusal> {
         limits: LimitsStatus {
             share_percent: options.limits.share_percent,
             threads,
-            upload_bytes_per_day: options.limits.upload_per_day.map(|bytes| bytes.0),
-            uploaded_today_bytes: 0,
+            ..LimitsStatus::default()
         },
+        uplink,
+        uplink_left: u64::MAX,
         shared,
         works,
         control,
@@ -168,6 +183,9 @@ struct Agent {
     settings: Settings,
     folder: PathBuf,
     limits: LimitsStatus,
+    uplink: Uplink,
+    /// What the node was told of it last.
+    uplink_left: u64,
     shared: Arc<Shared>,
     works: mpsc::UnboundedSender<Work>,
     /// Open for as long as this lives.
@@ -212,7 +230,7 @@ impl Agent {
                 self.flush().await;
                 return Ok(());
             }
-            let wake = self.node.poll_timeout();
+            let wake = [self.node.poll_timeout(), self.uplink.wake()].into_iter().flatten().min();
             let clock = self.clock;
             let timer = async move {
                 match wake {
@@ -244,6 +262,10 @@ impl Agent {
     fn input(&mut self, input: Input) {
         if let Input::Done(Done::Packed { pending: Some(pending), .. }) = &input {
             self.packed_tokens = pending.contribution.tokens.0;
+        }
+        let left = self.uplink.left();
+        if core::mem::replace(&mut self.uplink_left, left) != left {
+            self.node.handle(self.clock.now(), Input::UplinkLeft(left));
         }
         self.node.handle(self.clock.now(), input);
     }
@@ -289,7 +311,11 @@ impl Agent {
 
     fn work(&mut self, work: Work) {
         match &work {
-            Work::Train { .. } => self.shared.allow(),
+            Work::Train { .. } => {
+                // Whatever kept it from working does so no more.
+                self.reason = None;
+                self.shared.allow();
+            }
             Work::StopTraining => return self.shared.halt(),
             Work::Promote { .. } => {
                 self.contributions += 1;
@@ -309,9 +335,18 @@ impl Agent {
     }
 
     fn transmit(&mut self) {
-        let Some(wire) = self.wire.as_mut() else { return };
+        let Some(wire) = self.wire.as_ref() else { return self.uplink.idle() };
         while wire.has_room() {
-            let Some(frame) = self.node.poll_transmit() else { return };
+            if let Some(frame) = self.node.poll_control() {
+                wire.send(frame);
+                continue;
+            }
+            let Some(bytes) = self.node.bulk_waiting() else { return self.uplink.idle() };
+            if !self.uplink.may_send(bytes as u64) {
+                return self.node.bulk_held();
+            }
+            let Some(frame) = self.node.poll_bulk() else { return };
+            self.uplink.sent(bytes as u64);
             wire.send(frame);
         }
     }
@@ -434,7 +469,7 @@ impl Agent {
         let lease = self.node.lease();
         let state = match worker.phase {
             _ if worker.leaving => FamilyState::Leaving,
-            _ if worker.paused => FamilyState::Paused,
+            _ if worker.paused || self.node.lacks_uplink() => FamilyState::Paused,
             _ if !self.node.is_admitted() && worker.phase != Phase::Training => {
                 FamilyState::Connecting
             }
@@ -447,6 +482,13 @@ impl Agent {
         };
         let spec = worker.job.and_then(|job| self.node.spec(job));
         let (up, down) = self.wire.as_ref().map_or((0, 0), Wire::bytes);
+        let (upload_bytes_per_day, upload_bytes_per_s, uploaded_today_bytes) = self.uplink.told();
+        let limits = LimitsStatus {
+            upload_bytes_per_day,
+            upload_bytes_per_s,
+            uploaded_today_bytes,
+            ..self.limits
+        };
         FamilyStatus {
             node: self.key.node().to_string(),
             name: self.settings.name.clone(),
@@ -457,7 +499,7 @@ impl Agent {
             address: self.address(),
             link: self.link_status(),
             state,
-            reason: self.reason.clone(),
+            reason: self.reason.clone().or_else(|| self.uplink.why_held()),
             job: worker.job.map(|job| job.to_string()),
             job_name: spec.map(|spec| spec.name.clone()),
             round: lease.map_or(worker.version.0, |lease| lease.base.0),
@@ -469,7 +511,7 @@ impl Agent {
             tokens: self.tokens,
             bytes_up: self.bytes_before.0 + up,
             bytes_down: self.bytes_before.1 + down,
-            limits: self.limits,
+            limits,
         }
     }
 }
