@@ -76,7 +76,8 @@ pub(crate) fn parse_upload_at(text: &str) -> Result<UploadAt, String> {
 /// Minutes since midnight; 24:00 is the midnight that ends a day.
 fn minute(text: &str) -> Option<u16> {
     let (hours, minutes) = text.split_once(':')?;
-    let digits = |text: &str| (text.len() == 2).then(|| text.parse::<u16>().ok()).flatten();
+    let two = |text: &str| text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let digits = |text: &str| two(text).then(|| text.parse::<u16>().ok()).flatten();
     let (hours, minutes) = (digits(hours)?, digits(minutes)?);
     let at = hours * 60 + minutes;
     (minutes < 60 && at <= DAY_MINUTES).then_some(at)

@@ -163,7 +163,10 @@ pub enum UplinkError {
         to_minute: u16,
     },
     /// Two windows name the same minute.
-    #[error("windows {first} and {second} both name minute {minute}; let one end before")]
+    #[error(
+        "parts {} and {} of the day both hold {:02}:{:02}; let one end before the other begins",
+        first + 1, second + 1, minute / 60, minute % 60
+    )]
     Overlap {
         /// Which window.
         first: usize,
