@@ -6,8 +6,8 @@ use crate::language::Language;
 use crate::{show, words};
 use serde::Serialize;
 use std::time::Duration;
-use suanli_params::{CHUNK_ELEMENTS, Codec, encoded_len};
-use suanli_store::job_file::{CodecName, JobFile};
+use suanli_params::{CHUNK_ELEMENTS, encoded_len};
+use suanli_store::job_file::JobFile;
 
 /// Bytes of header and acknowledgement that go with each chunk of a transfer: two headers of 64
 /// bytes, and TLS and TCP around them (measured on loopback).
@@ -62,10 +62,7 @@ impl Plan {
     ) -> Result<Self, Failure> {
         let model = job.model_config(job.tokenizer.vocab);
         model.check().map_err(|error| Failure::input(error.to_string(), "correct the job file"))?;
-        let codec = match job.training.codec {
-            CodecName::Int4 => Codec::Int4,
-            CodecName::F32 => Codec::F32,
-        };
+        let codec = job.training.codec;
         let parameters = job.trained_parameters(&model);
         // Read once; nothing of it travels again.
         let frozen = job.lora.as_ref().map_or(0, |_| 4 * model.parameters() as u64);

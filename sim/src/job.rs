@@ -150,7 +150,8 @@ impl TinyJob {
                 clip: 1.0,
                 outer_lr: 0.7,
                 outer_momentum: vec![0.2, 0.8, 0.4],
-                codec: if random.chance(750) { Codec::Int4 } else { Codec::F32 },
+                codec: Codec::from_id(u8::try_from(1 + random.below(6)).unwrap_or(1))
+                    .expect("codecs have the ids 1 to 6"),
                 rounds,
                 tokens: Tokens(0),
             },

@@ -12,7 +12,8 @@ use suanli_params::Codec;
 const PARAMETERS: usize = 150_001;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    for codec in [Codec::F32, Codec::Int4] {
+    for codec in (1..=6).map(Codec::from_id) {
+        let codec = codec?;
         rounds(codec)?;
     }
     schedules();

@@ -11,13 +11,13 @@ use suanli_bus::{
 };
 use suanli_engine::order::GROUP_SAMPLES;
 use suanli_engine::{Cancel, ModelConfig, initial_params};
-use suanli_params::{BYTE_CHUNK, CHUNK_ELEMENTS, Codec};
+use suanli_params::{BYTE_CHUNK, CHUNK_ELEMENTS};
 use suanli_rdpa::{RegionInfo, Shape};
 use suanli_store::checkpoint::{
     self, AdapterContents, Card, CheckpointError, Contents, Loaded, Overwrite,
 };
 use suanli_store::data::{self, DataError, Given, Progress, Recipe};
-use suanli_store::job_file::{self, CodecName, JobFile, Length};
+use suanli_store::job_file::{self, JobFile, Length};
 
 /// The file in a prepared folder that says what else is there.
 const INDEX: &str = "job.index";
@@ -261,10 +261,7 @@ fn training_of(file: &JobFile) -> Training {
         clip: t.clip as f32,
         outer_lr: t.outer_lr as f32,
         outer_momentum: t.outer_momentum.iter().map(|momentum| *momentum as f32).collect(),
-        codec: match t.codec {
-            CodecName::Int4 => Codec::Int4,
-            CodecName::F32 => Codec::F32,
-        },
+        codec: t.codec,
         rounds,
         tokens,
     }

@@ -272,6 +272,24 @@ async fn two_families_train_a_job_to_its_end_and_the_loss_falls() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_trains_whatever_codec_its_updates_travel_in() {
+    for codec in ["f32", "f16", "bf16", "int8", "int4", "topk"] {
+        let root = tempfile::tempdir().unwrap();
+        let job = for_one().replace("[training]", &format!("[training]\ncodec = \"{codec}\""));
+        let (folder, city, ready) = city_with_job(root.path(), &job).await;
+        let family = start_family(root.path().join("a"), "a", &ready);
+        let over = |status: &CityStatus| {
+            status.jobs[0].state == JobState::Done && status.jobs[0].losses.len() >= 2
+        };
+        let status = until(&folder, over).await;
+        let losses = &status.jobs[0].losses;
+        assert!(losses.last().unwrap().loss < losses[0].loss, "{codec}: {losses:?}");
+        stop(family).await;
+        stop(city).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_a_day_hold_over_a_restart_and_no_work_is_begun_in_vain() {
     let root = tempfile::tempdir().unwrap();
     let (folder, city, ready) = city_with_job(root.path(), &for_one()).await;

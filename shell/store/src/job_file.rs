@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use suanli_engine::{
     Activations, CONTEXT_MAX, LAYERS_MAX, Lora, ModelConfig, RANK_MAX, Storage, Target, WIDTH_MAX,
 };
+use suanli_params::Codec;
 
 use crate::checkpoint;
 
@@ -195,7 +196,7 @@ pub struct TrainingSection {
     /// tokens; linear in between.
     pub outer_momentum: Vec<f64>,
     /// How updates travel, both ways.
-    pub codec: CodecName,
+    pub codec: Codec,
     /// How members hold matrices and activations.
     pub storage: Storage,
     /// What members compute with.
@@ -214,16 +215,6 @@ pub enum Schedule {
     Wsd,
     /// Half a cosine: for comparisons.
     Cosine,
-}
-
-/// How updates travel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CodecName {
-    /// 4-bit blocks with error feedback.
-    Int4,
-    /// Plain 32-bit floats: for comparisons.
-    F32,
 }
 
 /// What members compute with.
@@ -479,7 +470,7 @@ impl TrainingSection {
             beta2: 0.95,
             outer_lr,
             outer_momentum,
-            codec: CodecName::Int4,
+            codec: Codec::Int4,
             storage: Storage::F32,
             engine: EngineName::Suanli,
             length: Length::Rounds(DEFAULT_ROUNDS),
@@ -623,7 +614,14 @@ fn training(section: &Section<'_>, job: &JobFile) -> Result<TrainingSection, Job
     let fallback = TrainingSection::fallback(&job.model, rounds);
     let fallback = if job.lora.is_some() { fallback.for_adapters() } else { fallback };
     let schedules = [("wsd", Schedule::Wsd), ("cosine", Schedule::Cosine)];
-    let codecs = [("int4", CodecName::Int4), ("f32", CodecName::F32)];
+    let codecs = [
+        ("int4", Codec::Int4),
+        ("int8", Codec::Int8),
+        ("topk", Codec::TopK),
+        ("bf16", Codec::Bf16),
+        ("f16", Codec::F16),
+        ("f32", Codec::F32),
+    ];
     let storages = [("f32", Storage::F32), ("bf16", Storage::Bf16)];
     let storage = section.choice("storage", &storages, fallback.storage)?;
     let engines = [("suanli", EngineName::Suanli), ("any", EngineName::Any)];

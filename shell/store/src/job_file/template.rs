@@ -2,7 +2,7 @@
 
 use suanli_engine::{Lora, Storage};
 
-use super::{CodecName, EngineName, JobFile, Length, SHORT_RUN_ROUNDS, Schedule, TokenizerKind};
+use super::{EngineName, JobFile, Length, SHORT_RUN_ROUNDS, Schedule, TokenizerKind};
 
 /// The text of `job`; reading it gives `job` back.
 pub(super) fn write(job: &JobFile) -> String {
@@ -114,10 +114,7 @@ fn training(job: &JobFile) -> String {
         Schedule::Wsd => "wsd",
         Schedule::Cosine => "cosine",
     };
-    let codec = match t.codec {
-        CodecName::Int4 => "int4",
-        CodecName::F32 => "f32",
-    };
+    let codec = t.codec;
     let storage = match t.storage {
         Storage::F32 => "f32",
         Storage::Bf16 => "bf16",
@@ -152,7 +149,8 @@ fn training(job: &JobFile) -> String {
          # falls under {SHORT_RUN_ROUNDS} rounds, 0.7 and 0.9 above.\n\
          outer_lr = {:?}\n\
          outer_momentum = {:?}  # one number, or several from the first to the last round\n\
-         codec = \"{codec}\"  # how updates travel: \"int4\", or \"f32\" to compare with\n\
+         codec = \"{codec}\"  # how updates travel: \"int4\"; \"topk\" in less, \"int8\", \"bf16\",\n\
+                          # \"f16\" or \"f32\" in more bytes\n\
          storage = \"{storage}\"  # matrices and activations: \"f32\", or \"bf16\" in less memory\n\
          engine = \"{engine}\"  # \"any\": members may train with programs of their own, such as\n\
                            # PyTorch; their steps cannot be checked by doing them again\n\

@@ -1,4 +1,5 @@
 use super::*;
+use suanli_params::Codec;
 
 const PATHS: &str = "[data]\npaths = [\"a.txt\"]\n";
 
@@ -11,7 +12,7 @@ fn paths_alone_are_a_job_with_the_measured_defaults() {
     let job = JobFile::parse(PATHS).unwrap();
     assert_eq!(job, JobFile::with_paths(vec!["a.txt".to_owned()]));
     assert_eq!(job.model_config(256), ModelConfig::demo());
-    assert_eq!((job.training.inner_steps, job.training.codec), (30, CodecName::Int4));
+    assert_eq!((job.training.inner_steps, job.training.codec), (30, Codec::Int4));
     assert_eq!(job.training.outer_momentum, [0.0, 0.6, 0.8, 0.87, 0.9, 0.5]);
     assert_eq!(job.training.outer_lr, 1.0);
     assert_eq!((job.training.lr, job.rounds_total()), (4e-3, 40));
@@ -51,7 +52,7 @@ fn what_is_written_reads_back_equal() {
         training: TrainingSection {
             length: Length::Tokens(12_345),
             schedule: Schedule::Cosine,
-            codec: CodecName::F32,
+            codec: Codec::F32,
             lr: 1.0 / 3.0,
             ..plain.training.clone()
         },
@@ -130,7 +131,10 @@ fn wrong_values_name_key_line_expected_and_found() {
     for (line, expected) in [
         ("[training]\nlr = nan", "`training.lr`: expected a number from 1e-9 to 1.0, found NaN"),
         ("[training]\nlr = 0", "found 0.0"),
-        ("[training]\ncodec = \"int8\"", "expected \"int4\" or \"f32\", found \"int8\""),
+        (
+            "[training]\ncodec = \"int2\"",
+            "\"int8\" or \"topk\" or \"bf16\" or \"f16\" or \"f32\", found \"int2\"",
+        ),
         ("[training]\nrounds = 3\ntokens = 4", "line 5: `training.tokens` and `training.rounds`"),
         ("[tokenizer]\nvocab = 512", "`tokenizer.vocab`: expected 256, found 512"),
         ("[tokenizer]\nkind = \"bpe\"\nvocab = 12", "expected a whole number from 256 to"),
