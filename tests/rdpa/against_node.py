@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Callable, Iterator
 
 import frames
@@ -303,6 +304,28 @@ def hostile_bytes_end_the_connection_and_nothing_else(node: Node) -> None:
         same("others are served", client.open("theta").name, "theta")
 
 
+def every_hostile_vector_gets_what_the_document_says(node: Node) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "spec" / "vectors" / "rdpa-hostile.txt").read_text()
+    cases = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+    same("that there are some", len(cases) > 20, True)
+    for name, outcome, data in cases:
+        client = node.client()
+        try:
+            handle = client.open("theta").handle
+            link = client.session._link
+            link.send_bytes(bytes.fromhex(data.replace("ab" * 8, handle.to_bytes(8, "little").hex())))
+            try:
+                answer = until(lambda: link.receive(1))
+                found = str(int(answer.status))
+            except (LinkEnded, ConnectionError):
+                found = "close"
+            same(name, found, outcome)
+        finally:
+            client.close()
+    with node.client() as client:
+        same("others are served", client.open("theta").name, "theta")
+
+
 def a_node_with_another_key_is_not_taken(node: Node) -> None:
     try:
         PlainLink.connect(node.address, Key.fresh(), bytes(31) + b"\x01")
@@ -350,6 +373,7 @@ CHECKS = [
     before_hello_only_ping_is_served,
     an_answer_is_given_again_and_nothing_done_again,
     hostile_bytes_end_the_connection_and_nothing_else,
+    every_hostile_vector_gets_what_the_document_says,
     a_node_with_another_key_is_not_taken,
     a_handshake_that_proves_nothing_is_ended,
     a_chunk_without_its_hash_is_noticed,

@@ -2,8 +2,8 @@
 
 use suanli_base::Hash;
 use suanli_params::{
-    Codec, Packing, decode, encode, encode_with_feedback, root, seal_moments, unpack,
-    unseal_moments,
+    Codec, Packing, accumulate, apply_update, decode, encode, encode_with_feedback, root,
+    seal_moments, unpack, unseal_moments, validate,
 };
 
 const VECTORS: &str = include_str!("../../../docs/spec/vectors/params.txt");
@@ -33,6 +33,33 @@ fn hex_digit(digit: u8) -> u8 {
 fn floats(bytes: &[u8]) -> Vec<f32> {
     let words = bytes.chunks(4);
     words.map(|word| f32::from_be_bytes(word.try_into().expect("whole words"))).collect()
+}
+
+/// The frozen corpus of bytes that no encoder makes.
+#[test]
+fn hostile_bytes_are_refused_and_change_nothing() {
+    let lines = VECTORS.lines().filter_map(|line| line.strip_prefix("hostile "));
+    let mut count = 0;
+    for line in lines {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [_, kind, elements, hex] = words[..] else { panic!("four words: {line}") };
+        let bytes = from_hex(hex);
+        let mut values = vec![7.0; elements.parse().unwrap()];
+        let packing = [("packed-f32", Packing::F32), ("packed-bf16", Packing::Bf16)];
+        if let Some((_, packing)) = packing.into_iter().find(|(name, _)| *name == kind) {
+            assert!(unpack(packing, &bytes, &mut values).is_err(), "{line}");
+        } else {
+            let mut all = (0..=u8::MAX).filter_map(|id| Codec::from_id(id).ok());
+            let codec = all.find(|codec| codec.to_string() == kind).unwrap();
+            assert!(decode(codec, &bytes, &mut values).is_err(), "{line}");
+            assert!(validate(codec, &bytes, values.len()).is_err(), "{line}");
+            assert!(accumulate(codec, &bytes, 1.0, &mut values).is_err(), "{line}");
+            assert!(apply_update(&mut values, codec, &bytes).is_err(), "{line}");
+        }
+        assert!(values.iter().all(|value| *value == 7.0), "{line}");
+        count += 1;
+    }
+    assert!(count > 30, "{count} lines");
 }
 
 #[test]

@@ -290,6 +290,56 @@ def main():
         line("packed-bf16", f"{text} {packed(upper, 2).hex() or '-'}")
 
 
+    print("# hostile NAME CODEC ELEMENTS BYTES: refused, with nothing changed.")
+    for name, codec, elements, data in hostile():
+        line("hostile", f"{name} {codec} {elements} {data.hex() or '-'}")
+
+
+def hostile():
+    """What no encoder makes: not canonical, not finite, of another length, or larger than it says."""
+    yield "nan", "f32", 1, bytes.fromhex("0000c07f")
+    yield "infinite", "f32", 2, bytes.fromhex("0000803f000080ff")
+    yield "infinite", "bf16", 1, bytes.fromhex("807f")
+    yield "nan", "f16", 1, bytes.fromhex("017c")
+    yield "cut", "f32", 2, bytes(7)
+    yield "longer", "bf16", 2, bytes(5)
+    one = struct.pack("<e", 1.0)
+    for name, scale in (("infinite", "007c"), ("nan", "017e"), ("negative", "00bc"), ("nothing", "0000")):
+        yield f"{name}-scale", "int4", 2, bytes.fromhex(scale) + b"\x99"
+        yield f"{name}-scale", "int8", 1, bytes.fromhex(scale) + b"\x05"
+    yield "scale-without-a-number", "int4", 2, one + b"\x88"
+    yield "scale-without-a-number", "int8", 1, one + b"\x00"
+    yield "four-bits-of-0", "int4", 2, one + b"\x09"
+    yield "high-half-of-nothing", "int4", 1, one + b"\x99"
+    yield "byte-of-128", "int8", 1, one + b"\x80"
+    # Two of 128 elements, both in the first of two ranges, of one level.
+    level, buckets, codes = one + one, b"\x03", b"\x00"
+    lows = lambda first, second: struct.pack("<H", first | second << 6)
+    yield "position-twice", "topk", 128, level + buckets + lows(5, 5) + codes
+    yield "positions-that-fall", "topk", 128, level + buckets + lows(9, 5) + codes
+    yield "three-of-two", "topk", 128, level + b"\x07" + lows(5, 9) + codes
+    yield "one-of-two", "topk", 128, level + b"\x01" + lows(5, 9) + codes
+    yield "position-past-the-end", "topk", 100, level + b"\x06" + lows(5, 40) + codes
+    yield "levels-that-fall", "topk", 128, one + struct.pack("<e", 0.5) + buckets + lows(5, 9) + b"\x01"
+    yield "nan-level", "topk", 128, one + bytes.fromhex("017e") + buckets + lows(5, 9) + b"\x01"
+    yield "two-levels-used-as-one", "topk", 128, one + struct.pack("<e", 2.0) + buckets + lows(5, 9) + codes
+    yield "minus-nothing", "topk", 128, bytes(4) + buckets + lows(5, 9) + b"\x02"
+    yield "fill", "topk", 128, level + b"\x13" + lows(5, 9) + codes
+    frame = lambda block, rest: b"\x28\xb5\x2f\xfd\x00\x38" + struct.pack("<I", block)[:3] + rest
+    plane = lambda data: struct.pack("<I", len(data)) + data
+    for name, data in (
+        ("swells-to-2-mib", frame((2**21 - 1) << 3 | 1 << 1 | 1, b"\x00")),
+        ("ends-too-early", frame(63 << 3 | 1 << 1 | 1, b"\x00")),
+        ("another-block-behind", frame(64 << 3 | 1 << 1, b"\x00") + b"\x01\x00\x00"),
+        ("window-of-8-mib", b"\x28\xb5\x2f\xfd\x00\x68" + struct.pack("<I", 64 << 3 | 3)[:3] + b"\x00"),
+        ("not-zstd", b"PK\x03\x04" + bytes(10)),
+    ):
+        yield f"plane-that-{name}" if name[0] in "se" else f"plane-{name}", "packed-bf16", 64, plane(data) + plane(bytes(64))
+    yield "plane-longer-than-its-numbers", "packed-bf16", 64, plane(bytes(65)) + plane(bytes(64))
+    yield "plane-of-four-gigabytes", "packed-f32", 64, b"\xff\xff\xff\xff" + bytes(64)
+    yield "nan", "packed-bf16", 1, plane(b"\x81") + plane(b"\xff")
+
+
 def codec_cases():
     few = [0.0] * 300
     few[17], few[170], few[299] = 1.0, -1.0, 1e-3

@@ -126,3 +126,72 @@ with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "rdpa-2.txt")
     file.write("# Frozen: old lines are never edited, new ones are added. Made by rdpa.py.\n")
     file.write("# NAME FRAME of one conversation of protocol version 2; docs/spec/rdpa.md says what it means.\n")
     file.writelines(f"{name} {value.hex()}\n" for name, value in CONVERSATION.items())
+
+
+# What a hostile peer sends, on a session that said HELLO as its request 1 and got the handle of an
+# OPEN as its request 2; HANDLE stands where that handle goes.
+HANDLE = 0xABAB_ABAB_ABAB_ABAB
+GOOD = ask(19, 3, bytes([0]))
+MOST = 2**64 - 1
+
+
+def changed(at, value, base=GOOD):
+    return base[:at] + value + base[at + len(value) :]
+
+
+def announced(opcode, length):
+    """A header whose payload never comes."""
+    return changed(12, struct.pack("<I", length), ask(opcode, 3, handle=HANDLE))
+
+
+def ranges(*spans):
+    return ask(14, 3, listed([numbers(*span) for span in spans]) + listed([]), handle=HANDLE)
+
+
+HOSTILE = {
+    "magic": ("close", changed(0, b"G")),
+    "format": ("close", changed(4, b"\x09")),
+    "opcode-0": ("close", changed(5, b"\x00")),
+    "opcode-99": ("close", changed(5, b"\x63")),
+    "flags": ("close", changed(6, b"\xf2\xff")),
+    "status-in-a-request": ("close", changed(8, b"\x01\x00")),
+    "reserved": ("close", changed(10, b"\x01\x00")),
+    "four-gigabytes": ("close", changed(12, b"\xff\xff\xff\xff")),
+    "hash-that-is-not-given": ("close", changed(48, b"\x01")),
+    "hash-of-something-else": (
+        "close", changed(48, b"\x01" * 16, frame(19, bytes([0]), request=3)),
+    ),
+    "stat-above-its-bound": ("close", announced(19, (4 << 10) + 1)),
+    "send-above-its-bound": ("close", announced(9, (64 << 10) + 1)),
+    "write-above-its-bound": ("close", announced(6, (4 << 20) + 1)),
+    "cancel-with-a-payload": ("close", announced(12, 1)),
+    "body-of-noise": ("close", ask(2, 3, bytes([255]) * 12)),
+    "body-with-something-left-over": ("close", ask(19, 3, bytes([0, 0]))),
+    "name-that-is-not-utf-8": ("close", ask(2, 3, bytes([2, 0xC3, 0x28]))),
+    "name-longer-than-its-bytes": ("close", ask(2, 3, number(MOST) + b"theta")),
+    "list-longer-than-its-bytes": ("close", ask(4, 3, b"\xff\xff\xff\x7f", handle=HANDLE)),
+    "chunks-that-do-not-rise": (
+        "close", ask(4, 3, listed([number(5), number(5)]), handle=HANDLE),
+    ),
+    "one-id-for-two-verbs": ("close", ask(9, 3, b"a") + GOOD),
+    "handle-of-nothing": ("4", ask(4, 3, listed([number(0)]))),
+    "handle-of-another-session": ("4", ask(4, 3, listed([number(0)]), handle=H1)),
+    "handle-of-another-generation": (
+        "4", ask(4, 3, listed([number(0)]), handle=MOST),
+    ),
+    "chunk-past-the-end": ("5", ask(4, 3, listed([number(2**32 - 1)]), handle=HANDLE)),
+    "offset-that-overflows": ("5", ranges((MOST, 1, 0, 1))),
+    "length-that-overflows": ("5", ranges((0, MOST, 0, 2))),
+    "stride-that-overflows": ("5", ranges((0, 1, MOST, 3))),
+    "four-thousand-million-runs": ("5", ranges((0, 100, 0, 2**32 - 1))),
+    "runs-of-nothing": ("5", ranges((0, 0, 0, 1))),
+    "more-together-than-64-mib": ("5", ranges(*[(0, 600_000, 0, 100)] * 2)),
+    "region-that-is-not-there": ("2", ask(2, 3, string("nothing/here"))),
+}
+with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "rdpa-hostile.txt"), "w") as file:
+    file.write("# Frozen: old lines are never edited, new ones are added. Made by rdpa.py.\n")
+    file.write("# NAME OUTCOME BYTES: after HELLO as request 1 and OPEN as request 2, whose handle goes\n")
+    file.write("# where abababababababab stands, these bytes end the connection (close) or are answered with\n")
+    file.write("# that code (docs/spec/rdpa.md, section 8); no other connection notices.\n")
+    for name, (outcome, data) in HOSTILE.items():
+        file.write(f"{name} {outcome} {data.hex()}\n")

@@ -174,8 +174,18 @@ fn conversation() -> (Vec<u8>, Vec<u8>) {
     (up, down)
 }
 
+/// The good conversation, and the frozen corpus of hostile bytes, each behind its HELLO.
 fn from_member() -> Vec<Vec<u8>> {
-    vec![conversation().0]
+    let good = conversation().0;
+    let hello = good[..HEADER_BYTES + usize::from(good[12])].to_vec();
+    let corpus = include_str!("../../../docs/spec/vectors/rdpa-hostile.txt");
+    let lines = corpus.lines().filter(|line| !line.starts_with('#'));
+    let hostile = lines.map(|line| {
+        let hex = line.rsplit(' ').next().expect("a line has a word");
+        let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal");
+        hello.iter().copied().chain((0..hex.len()).step_by(2).map(byte)).collect()
+    });
+    core::iter::once(good).chain(hostile).collect()
 }
 
 fn from_city() -> Vec<Vec<u8>> {
