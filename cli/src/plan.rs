@@ -6,7 +6,7 @@ use crate::language::Language;
 use crate::{show, words};
 use serde::Serialize;
 use std::time::Duration;
-use suanli_params::{CHUNK_ELEMENTS, encoded_len};
+use suanli_params::{CHUNK_ELEMENTS, Packing, encoded_len};
 use suanli_store::job_file::JobFile;
 
 /// Bytes of header and acknowledgement that go with each chunk of a transfer: two headers of 64
@@ -36,6 +36,8 @@ pub(crate) struct Plan {
     pub(crate) data_bytes_a_round: u64,
     /// Once a replica.
     pub(crate) first_download_bytes: u64,
+    /// The first download may turn out smaller: a model in it is packed.
+    pub(crate) first_at_most: bool,
     /// A replica, the whole run.
     pub(crate) up_bytes: u64,
     pub(crate) down_bytes: u64,
@@ -64,8 +66,10 @@ impl Plan {
         model.check().map_err(|error| Failure::input(error.to_string(), "correct the job file"))?;
         let codec = job.training.codec;
         let parameters = job.trained_parameters(&model);
-        // Read once; nothing of it travels again.
-        let frozen = job.lora.as_ref().map_or(0, |_| 4 * model.parameters() as u64);
+        // Read once, packed; nothing of it travels again. How far it packs, its numbers decide: a
+        // checkpoint of bf16 to less than half of this.
+        let whole = job.lora.as_ref().map_or(0, |_| model.parameters());
+        let (frozen, packed) = (4 * whole as u64, Packing::F32.len_max(whole) as u64);
         let (p, context) = (parameters as u64, job.model.context as u64);
         let replicas = u64::from(replicas.unwrap_or(job.replicas.expected));
         let step_samples = u64::from(job.training.batch_sequences);
@@ -83,8 +87,8 @@ impl Plan {
         let token_bytes: u64 = if model.vocab <= 1 << 16 { 2 } else { 4 };
         let data = steps * step_samples * (context + 1) * token_bytes;
         let data = data + data.div_ceil(64 << 10) * FRAMING_BYTES;
-        let frozen_chunks = frozen.div_ceil(4 * CHUNK_ELEMENTS as u64);
-        let first = 4 * p + frozen + (chunks + frozen_chunks) * FRAMING_BYTES;
+        let frozen_chunks = packed.div_ceil(4 * CHUNK_ELEMENTS as u64);
+        let first = 4 * p + packed + (chunks + frozen_chunks) * FRAMING_BYTES;
         let tokens = tokens_a_replica.saturating_mul(replicas).saturating_mul(rounds);
         let (up, down) = (update, update + data);
         let training = job.training_memory_bytes(&model);
@@ -104,13 +108,14 @@ impl Plan {
             down_bytes_a_round: down,
             data_bytes_a_round: data,
             first_download_bytes: first,
+            first_at_most: packed > 0,
             up_bytes: up.saturating_mul(rounds),
             down_bytes: down.saturating_mul(rounds).saturating_add(first),
             data_parallel_bytes: 8 * p.saturating_mul(steps).saturating_mul(rounds),
             // Parameters, residual, sealed moments (two bytes each), update and pending payload.
-            replica_disk_bytes: frozen + 4 * p + 4 * p + 2 * p + 2 * payload,
+            replica_disk_bytes: packed + frozen + 4 * p + 4 * p + 2 * p + 2 * payload,
             // Two versions of parameters, momentum and residual, and a round's payloads.
-            city_disk_bytes: frozen + 2 * 12 * p + (replicas + 2) * payload,
+            city_disk_bytes: packed + frozen + 2 * 12 * p + (replicas + 2) * payload,
             tokens_per_s,
             measured,
             compute_s: tokens_a_replica as f64 * rounds as f64 / tokens_per_s.max(1e-9),
@@ -128,6 +133,8 @@ impl Plan {
     pub(crate) fn text(&self, language: Language) -> String {
         let span = |s: f64| show::span(Duration::from_secs_f64(s.clamp(0.0, 1e12)));
         let speed = show::count(self.tokens_per_s as u64);
+        let first = show::bytes(self.first_download_bytes);
+        let first = if self.first_at_most { words::plan_at_most(language, &first) } else { first };
         let speed = if self.measured {
             words::plan_measured(language, &speed)
         } else {
@@ -167,7 +174,7 @@ impl Plan {
                     language,
                     &show::bytes(self.up_bytes),
                     &show::bytes(self.down_bytes),
-                    &show::bytes(self.first_download_bytes),
+                    &first,
                     self.times_fewer(),
                 ),
             ),

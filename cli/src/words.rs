@@ -461,6 +461,7 @@ words! {
         "{up} up, {down} down a replica ({first} to begin with); updates: {times:.0}x fewer bytes than data parallel"
         "每个副本上行 {up}，下行 {down}（开始时 {first}）；更新比数据并行少 {times:.0} 倍字节"
     }
+    plan_at_most(bytes: &str) { "at most {bytes}" "至多 {bytes}" }
     plan_time() { "time" "时间" }
     plan_spans(compute: &str, speed: &str, transfer: &str) {
         "{compute} of computing ({speed}), {transfer} of transfers at 30/200 Mbit/s"

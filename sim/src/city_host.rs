@@ -7,7 +7,7 @@
 use crate::city_log::{CityLog, keep_head, parse_heads};
 use crate::context::{Context, Post, Stop};
 use crate::disk::DiskError;
-use crate::job::{Rows, TinyJob, bytes_of, content_info, engine, floats_of};
+use crate::job::{Rows, TinyJob, bytes_of, content_info, engine, floats_of, unpacked};
 use crate::plant::Bug;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
@@ -15,7 +15,7 @@ use suanli_base::{CityId, Hash, JobId, LeaseId, Round};
 use suanli_bus::authority::Settled;
 use suanli_bus::merge::{Outer, OuterState, Part, check_payload, hash_chunks, merge, payload_len};
 use suanli_bus::state::MergeOrder;
-use suanli_bus::{JobOutcome, JobSpec};
+use suanli_bus::{Frozen, JobOutcome, JobSpec};
 use suanli_engine::Cancel;
 use suanli_identity::{SecretKey, Signed};
 use suanli_log::{Entry, StateBlobs};
@@ -406,9 +406,8 @@ impl CityHost {
     fn evaluate(&self, cx: &Context<'_>, job: JobId, theta: Hash) -> Option<f32> {
         let spec = &self.node.state().jobs.get(&job)?.spec;
         let theta = floats_of(cx.disk.read(&blob_path(theta))?);
-        let frozen = spec.frozen.as_ref().map(|frozen| format!("content/{}", frozen.root));
-        let frozen = frozen.and_then(|path| cx.disk.read(&path));
-        let mut engine = engine(spec, &floats_of(frozen.unwrap_or_default())).ok()?;
+        let frozen = spec.frozen.as_ref().and_then(|frozen| frozen_model(cx, frozen));
+        let mut engine = engine(spec, &frozen.unwrap_or_default()).ok()?;
         engine.write(0, &theta);
         let held_out = cx.disk.read(&format!("content/{}", spec.data.held_out.root))?;
         let sample = spec.data.sample_tokens as usize;
@@ -531,10 +530,19 @@ fn found(cx: &mut Context<'_>, job: JobId, spec: &JobSpec) -> Result<Done, Troub
         let state = Err("the first parameters are damaged".into());
         return Ok(Done::Founded { job, state });
     }
+    if spec.frozen.as_ref().is_some_and(|frozen| frozen_model(cx, frozen).is_none()) {
+        let state = Err("the frozen model is damaged".into());
+        return Ok(Done::Founded { job, state });
+    }
     let zeros = bytes_of(&vec![0.0; theta.len()]);
     let zero = put_blob(cx, &zeros)?;
     let blobs = StateBlobs { theta: put_blob(cx, &bytes)?, momentum: zero, residual: zero };
     Ok(Done::Founded { job, state: Ok((blobs, chunks)) })
+}
+
+/// The model beside which adapters are trained.
+fn frozen_model(cx: &Context<'_>, frozen: &Frozen) -> Option<Vec<f32>> {
+    unpacked(frozen, cx.disk.read(&format!("content/{}", frozen.packed_root))?)
 }
 
 fn catalogue(

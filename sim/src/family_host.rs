@@ -6,13 +6,13 @@
 
 use crate::context::{Context, Post, Stop};
 use crate::disk::DiskError;
-use crate::job::{floats_of, root_of};
+use crate::job::{floats_of, unpacked};
 use crate::plant::Bug;
 use crate::replica::{PendingFile, PrivateState, Replica};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use suanli_base::{CityId, Hash, JobId, LeaseId};
-use suanli_bus::Chain;
+use suanli_bus::{Chain, Frozen};
 use suanli_identity::SecretKey;
 use suanli_log::LeaseRecord;
 use suanli_node::family::{
@@ -286,18 +286,16 @@ impl FamilyHost {
     fn bulk_due(&mut self, cx: &mut Context<'_>) -> Result<(), Stop> {
         let Some(work) = self.bulk.pop_front() else { return Ok(()) };
         let done = match work {
-            Work::Find { job, root, parameters } => {
-                let found = self.keep.get(&Target::Frozen(root)).map(|bytes| floats_of(bytes));
-                let whole = found.is_some_and(|params| {
-                    params.len() as u64 == parameters && root_of(&params) == root
-                });
+            Work::Find { job, frozen } => {
+                let found = self.keep.get(&Target::Frozen(frozen.root));
+                let whole = found.is_some_and(|packed| unpacked(&frozen, packed).is_some());
                 // It is far shorter than a chunk.
                 Done::Found { job, chunks: u32::from(whole) }
             }
             Work::Load { job, ref spec } => {
-                let root = spec.frozen.as_ref().map(|frozen| Target::Frozen(frozen.root));
-                let frozen = root.and_then(|root| self.keep.get(&root));
-                let frozen = frozen.map(|bytes| floats_of(bytes)).unwrap_or_default();
+                let packed = |of: &Frozen| self.keep.get(&Target::Frozen(of.root));
+                let frozen = spec.frozen.as_ref();
+                let frozen = frozen.and_then(|of| unpacked(of, packed(of)?)).unwrap_or_default();
                 let loaded = Replica::new(cx, job, (**spec).clone(), &frozen);
                 let private = read_private(cx, job).map_or(Hash::ZERO, |private| private.hash);
                 let loaded = loaded.map(|replica| self.replica = Some(replica));

@@ -9,7 +9,7 @@ use suanli_bus::{
 use suanli_engine::{
     Activations, Engine, Float as _, Lora, ModelConfig, Reference, Storage, Target, initial_params,
 };
-use suanli_params::{BYTE_CHUNK, Codec};
+use suanli_params::{BYTE_CHUNK, Codec, Packing, pack, unpack};
 use suanli_rdpa::RegionInfo;
 
 /// A token on the simulated disk.
@@ -99,8 +99,12 @@ impl TinyJob {
         let roots = [content_info(&tokenizer).root, root_of(&theta)];
         content.push(tokenizer);
         content.push(bytes_of(&theta));
-        if !frozen.is_empty() {
-            content.push(bytes_of(&frozen));
+        let mut packed = Vec::new();
+        pack(Packing::F32, &frozen, &mut packed).expect("first parameters are finite");
+        let packed_bytes = packed.len() as u64;
+        let packed_root = (packed_bytes > 0).then(|| content_info(&packed).root);
+        if packed_bytes > 0 {
+            content.push(packed);
         }
         let inner_steps = 3 + u32::try_from(random.below(3)).unwrap_or(0);
         let spec = JobSpec {
@@ -120,6 +124,8 @@ impl TinyJob {
                 name: "tiny".into(),
                 parameters: frozen.len() as u64,
                 root: root_of(&frozen),
+                packed_bytes,
+                packed_root: packed_root.unwrap_or(Hash::ZERO),
                 adapters: serde_json::to_string(&lora).expect("our own types always encode"),
             }),
             tokenizer: roots[0],
@@ -172,6 +178,13 @@ impl TinyJob {
 pub(crate) fn content_info(bytes: &[u8]) -> RegionInfo {
     let chunk = u32::try_from(BYTE_CHUNK).expect("64 KiB fit 32 bits");
     RegionInfo::of(1, bytes, chunk).expect("content is short and not empty")
+}
+
+/// What the packed bytes of a frozen model hold, if they are what the specification names.
+pub(crate) fn unpacked(frozen: &Frozen, packed: &[u8]) -> Option<Vec<f32>> {
+    let mut params = vec![0.0; usize::try_from(frozen.parameters).ok()?];
+    unpack(Packing::F32, packed, &mut params).ok()?;
+    (root_of(&params) == frozen.root).then_some(params)
 }
 
 /// Merkle root of parameters.

@@ -4,10 +4,10 @@
 use crate::schedule::Schedule;
 use serde::{Deserialize, Serialize};
 use suanli_base::{Hash, JobId, Tokens};
-use suanli_params::Codec;
+use suanli_params::{CHUNK_ELEMENTS, Codec, Packing};
 
 /// Format of [`JobSpec`].
-pub const JOB_FORMAT: u16 = 2;
+pub const JOB_FORMAT: u16 = 3;
 /// The most bytes an encoded specification may have.
 pub const SPEC_BYTES_MAX: usize = 64 << 10;
 const SHARDS_MAX: usize = 256;
@@ -56,8 +56,30 @@ pub struct Frozen {
     pub parameters: u64,
     /// Merkle root of its parameters (params chunks of f32).
     pub root: Hash,
+    /// Bytes of its parameters packed without loss ([`suanli_params::Packing::F32`]), as they travel.
+    pub packed_bytes: u64,
+    /// Merkle root of these, in chunks of [`Frozen::PACKED_CHUNK`] bytes.
+    pub packed_root: Hash,
     /// The engine's description of the adapters as JSON; this crate does not read it.
     pub adapters: String,
+}
+
+impl Frozen {
+    /// Bytes of a chunk of the packed parameters; the last one may be shorter.
+    pub const PACKED_CHUNK: usize = 4 * CHUNK_ELEMENTS;
+
+    /// How many chunks travel.
+    #[must_use]
+    pub const fn packed_chunks(&self) -> u64 {
+        self.packed_bytes.div_ceil(Self::PACKED_CHUNK as u64)
+    }
+
+    /// Whether the packed bytes are no more than these parameters can take.
+    fn is_packed(&self) -> bool {
+        let parameters = usize::try_from(self.parameters).unwrap_or(usize::MAX >> 8);
+        let most = Packing::F32.len_max(parameters.min(usize::MAX >> 8)) as u64;
+        (1..=most).contains(&self.packed_bytes)
+    }
 }
 
 /// The global sample sequence (DESIGN 5.8).
@@ -247,8 +269,10 @@ impl JobSpec {
             .all(|s| s.samples.checked_mul(width) == Some(s.bytes));
         let frozen = self.frozen.as_ref().map_or(1, |frozen| frozen.parameters);
         let called = self.frozen.as_ref().map_or(0, |frozen| frozen.name.chars().count());
+        let packed = self.frozen.as_ref().map_or(0, |frozen| frozen.packed_bytes);
+        let is_packed = self.frozen.as_ref().is_none_or(Frozen::is_packed);
         let class = self.numeric_class.len();
-        let rules: [(&'static str, bool, &'static str, f64); 25] = [
+        let rules: [(&'static str, bool, &'static str, f64); 26] = [
             (
                 "name",
                 self.name.chars().count() <= 64,
@@ -264,6 +288,7 @@ impl JobSpec {
             ("numeric_class", (1..=32).contains(&class), "1 to 32 bytes", class as f64),
             ("frozen.name", called <= 64, "at most 64 characters", called as f64),
             ("frozen.parameters", (1..=1 << 40).contains(&frozen), "1 to 2^40", frozen as f64),
+            ("frozen.packed_bytes", is_packed, "1 to what the parameters take", packed as f64),
             (
                 "data.sample_tokens",
                 (2..=1 << 17).contains(&d.sample_tokens),

@@ -23,7 +23,7 @@ pub enum JobRegion {
     Theta,
     /// Which tensors the parameters are, for readers that know no model configuration.
     Tensors,
-    /// The model that stays as it is, where only its adapters are trained.
+    /// The model that stays as it is, where only its adapters are trained: packed without loss.
     Frozen,
     /// The update that led to a version.
     Update(Round),

@@ -41,7 +41,7 @@ pub use int8::INT8_LARGEST;
 pub use manifest::{BYTE_CHUNK, CHUNKS_MAX, Content, ManifestError, RegionManifest};
 pub use merkle::{PathError, path, root, verify_path};
 pub use norm::sum_of_squares;
-pub use planes::{PackError, Packing, pack, unpack};
+pub use planes::{PackError, Packing, pack, packed_chunk_len, unpack};
 pub use seal::{SealError, seal_moments, sealed_len, unseal_moments};
 pub use space::{Space, SpaceError, Tensor, TensorSpec};
 pub use topk::TOPK_LARGEST;

@@ -158,6 +158,31 @@ pub fn pack(packing: Packing, values: &[f32], out: &mut Vec<u8>) -> Result<(), P
     Ok(())
 }
 
+/// How many bytes at the beginning of `bytes` are the packing of one chunk of `elements` elements;
+/// nothing when they end before it does. For reading a long packing chunk by chunk: none is longer
+/// than [`Packing::len_max`].
+///
+/// # Errors
+/// [`PackError::Long`] for a plane that no packing has.
+pub fn packed_chunk_len(
+    packing: Packing,
+    elements: usize,
+    bytes: &[u8],
+) -> Result<Option<usize>, PackError> {
+    let mut at = 0;
+    for plane in 0..packing.planes() {
+        let Some((length, _)) = bytes.get(at..).and_then(<[u8]>::split_first_chunk) else {
+            return Ok(None);
+        };
+        let length = u32::from_le_bytes(*length);
+        if length as usize > elements {
+            return Err(PackError::Long { chunk: 0, plane, length, elements });
+        }
+        at += LENGTH_BYTES + length as usize;
+    }
+    Ok((at <= bytes.len()).then_some(at))
+}
+
 /// Whether trying to compress is worth the time: two bytes drawn are the same more often than once
 /// in 128. Of even ones it is once in 256, and nothing is to be gained.
 fn is_uneven(plane: &[u8]) -> bool {

@@ -3,7 +3,8 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use suanli_params::{
-    CHUNK_ELEMENTS, Codec, CodecError, PackError, Packing, decode, encode, pack, unpack,
+    CHUNK_ELEMENTS, Codec, CodecError, PackError, Packing, decode, encode, pack, packed_chunk_len,
+    unpack,
 };
 
 fn packed(packing: Packing, values: &[f32]) -> Vec<u8> {
@@ -77,6 +78,31 @@ fn weights_shrink_and_chunks_packed_apart_are_the_whole() {
         unpack(packing, &whole, &mut back).unwrap();
         assert!(packing == Packing::Bf16 || back == values);
     }
+}
+
+#[test]
+fn numbers_of_16_bits_in_f32_pack_to_less_than_half_and_the_end_of_a_chunk_is_found() {
+    let values = weights(2 * CHUNK_ELEMENTS + 1001);
+    let mut halves = vec![0.0; values.len()];
+    unpack(Packing::Bf16, &packed(Packing::Bf16, &values), &mut halves).unwrap();
+    let whole = packed(Packing::F32, &halves);
+    assert!((whole.len() as f64) < 0.45 * (4 * halves.len()) as f64, "{}", whole.len());
+    let mut rest = &whole[..];
+    for chunk in halves.chunks(CHUNK_ELEMENTS) {
+        let length = packed_chunk_len(Packing::F32, chunk.len(), rest).unwrap().unwrap();
+        for short in [0, 3, 4, length / 2, length - 1] {
+            let answer = packed_chunk_len(Packing::F32, chunk.len(), &rest[..short]);
+            assert_eq!(answer, Ok(None));
+        }
+        let mut back = vec![0.0; chunk.len()];
+        unpack(Packing::F32, &rest[..length], &mut back).unwrap();
+        assert!(back == chunk);
+        rest = &rest[length..];
+    }
+    assert!(rest.is_empty());
+    let long = packed_chunk_len(Packing::F32, 5, &[6, 0, 0, 0]);
+    let refused = PackError::Long { chunk: 0, plane: 0, length: 6, elements: 5 };
+    assert_eq!(long, Err(refused));
 }
 
 /// One chunk of bf16: a low plane of zeros as it is, and a high plane as given.

@@ -44,6 +44,8 @@ fn sample_spec() -> JobSpec {
             name: "base".into(),
             parameters: 1 << 27,
             root: Hash([6; 32]),
+            packed_bytes: 1 << 28,
+            packed_root: Hash([7; 32]),
             adapters: r#"{"rank":8,"alpha":16.0,"targets":["q_proj"]}"#.into(),
         }),
         tokenizer: Hash([6; 32]),

@@ -1,6 +1,7 @@
 //! A job from its file to a folder that a city can take in, and from a city to a checkpoint.
 
 use crate::control::{Refusal, RefusalClass};
+use crate::packed::{self, pack_model};
 use crate::trainable::{Trainable, read_params};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use suanli_bus::{
     DataSpec, Frozen, JOB_FORMAT, JobSpec, Replicas, Schedule, Shape as Course, ShardSpec, Training,
 };
 use suanli_engine::order::GROUP_SAMPLES;
-use suanli_engine::{Cancel, ModelConfig, initial_params};
+use suanli_engine::{Cancel, Lora, ModelConfig, initial_params};
 use suanli_params::{BYTE_CHUNK, CHUNK_ELEMENTS};
 use suanli_rdpa::{RegionInfo, Shape};
 use suanli_store::checkpoint::{
@@ -22,9 +23,11 @@ use suanli_store::job_file::{self, JobFile, Length};
 /// The file in a prepared folder that says what else is there.
 const INDEX: &str = "job.index";
 const THETA: &str = "theta.bin";
-const FROZEN: &str = "frozen.bin";
+const FROZEN: &str = "frozen.packed";
 /// Bytes of an index, at most: descriptions of up to 256 shards.
 const INDEX_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of a chunk of parameters.
+const PARAMETER_CHUNK: usize = 4 * CHUNK_ELEMENTS;
 /// Versions a contribution may be late and still count.
 const STALENESS_MAX: u64 = 2;
 
@@ -74,14 +77,13 @@ pub fn prepare(
     std::fs::create_dir_all(&folder).map_err(|error| disk(&folder, &error))?;
     let Start { theta, frozen, tokenizer: tokenizer_text } = start;
     let mut contents = Vec::new();
-    for (name, params) in [(THETA, Some(theta)), (FROZEN, frozen)] {
-        let Some(params) = params else { continue };
-        let chunk_bytes = CHUNK_ELEMENTS.min(params.len()) * 4;
-        let bytes: Vec<u8> = params.iter().flat_map(|value| value.to_le_bytes()).collect();
-        drop(params);
+    let theta: Vec<u8> = theta.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let packed = frozen.map(|(_, packed)| packed);
+    for (name, bytes) in [(THETA, Some(theta)), (FROZEN, packed)] {
+        let Some(bytes) = bytes else { continue };
         let path = folder.join(name);
         std::fs::write(&path, &bytes).map_err(|error| disk(&path, &error))?;
-        contents.push((path, describe(&bytes, chunk_bytes)?));
+        contents.push((path, describe(&bytes, PARAMETER_CHUNK.min(bytes.len()))?));
     }
     let tokenizer = folder.join("tokenizer.json");
     std::fs::write(&tokenizer, tokenizer_text).map_err(|error| disk(&tokenizer, &error))?;
@@ -113,8 +115,9 @@ fn checkpoint_of(file: &JobFile, base: &Path) -> Result<Option<Loaded>, Refusal>
 /// What a job begins with.
 struct Start {
     theta: Vec<f32>,
-    /// The model that stays as it is, when only adapters are trained.
-    frozen: Option<Vec<f32>>,
+    /// The model that stays as it is, when only adapters are trained: what the job says of it, and
+    /// its packed bytes.
+    frozen: Option<(Frozen, Vec<u8>)>,
     /// The tokenizer, with what goes along when it came with a checkpoint.
     tokenizer: String,
 }
@@ -134,7 +137,7 @@ impl Start {
         let tokenizer = tokenizer.map_err(|error| input(error.to_string()))?;
         let seed = file.training.seed;
         let (theta, frozen) = match &file.lora {
-            Some(lora) => (lora.initial(model, seed), Some(from.params)),
+            Some(lora) => (lora.initial(model, seed), Some(frozen_of(file, lora, &from.params)?)),
             None => (from.params, None),
         };
         Ok(Self { theta, frozen, tokenizer })
@@ -195,7 +198,7 @@ fn spec_of(
         parameters: theta.len() as u64,
         replica_memory_bytes: file.training_memory_bytes(model),
         theta_root: suanli_params::root(&hash_chunks(theta)),
-        frozen: frozen_of(file, start),
+        frozen: start.frozen.as_ref().map(|frozen| frozen.0.clone()),
         tokenizer: describe(start.tokenizer.as_bytes(), BYTE_CHUNK)?.root,
         data: DataSpec {
             sample_tokens: manifest.sample_tokens,
@@ -220,17 +223,15 @@ fn spec_of(
     Ok(spec)
 }
 
-fn frozen_of(file: &JobFile, start: &Start) -> Option<Frozen> {
-    let (lora, params) = (file.lora.as_ref()?, start.frozen.as_ref()?);
+/// What a job says of the model beside which it trains adapters, and the bytes that travel.
+fn frozen_of(file: &JobFile, lora: &Lora, params: &[f32]) -> Result<(Frozen, Vec<u8>), Refusal> {
     let folder = file.model.from.as_ref().map(|from| Path::new(&from.folder));
     // The last word of the path: where else it lies is nobody's business.
     let name = folder.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
-    Some(Frozen {
-        name: name.unwrap_or_default().chars().take(64).collect(),
-        parameters: params.len() as u64,
-        root: suanli_params::root(&hash_chunks(params)),
-        adapters: serde_json::to_string(lora).expect("plain numbers are JSON"),
-    })
+    let name = name.unwrap_or_default().chars().take(64).collect();
+    let adapters = serde_json::to_string(lora).expect("plain numbers are JSON");
+    let packed = pack_model(params).map_err(|error| input(format!("the checkpoint: {error}")))?;
+    Ok((packed::describe(name, params, &packed, adapters), packed))
 }
 
 fn training_of(file: &JobFile) -> Training {

@@ -14,6 +14,7 @@ mod fault;
 pub mod job;
 mod net;
 pub mod network;
+mod packed;
 pub mod relay;
 mod trainable;
 pub mod trainer;

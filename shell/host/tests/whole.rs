@@ -615,8 +615,9 @@ async fn families_train_adapters_beside_a_checkpoint_that_stays_as_it_is() {
     let job = &status.jobs[0];
     let (start, end) = (job.losses[0].loss, job.losses.last().unwrap().loss);
     assert!(end < start, "{start} to {end}");
-    let lora = file_of(&prepared);
-    assert!((job.parameters as usize) < before.params.len() / 4, "{lora}");
+    let frozen = frozen_of(&prepared);
+    assert!(job.parameters < frozen.parameters / 4, "{}", frozen.adapters);
+    assert!(frozen.packed_bytes < 4 * frozen.parameters * 9 / 10, "{}", frozen.packed_bytes);
 
     let export = |name: &str, adapters| {
         let dir = root.path().join(name);
@@ -636,10 +637,10 @@ async fn families_train_adapters_beside_a_checkpoint_that_stays_as_it_is() {
     stop(city).await;
 }
 
-/// What the specification says of adapters.
-fn file_of(prepared: &job::Prepared) -> String {
+/// What the specification says of the model beside which adapters are trained.
+fn frozen_of(prepared: &job::Prepared) -> suanli_bus::Frozen {
     let spec = suanli_bus::JobSpec::from_bytes(&prepared.spec).unwrap();
-    spec.frozen.unwrap().adapters
+    spec.frozen.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -210,7 +210,7 @@ impl CityNode {
             (JobRegion::HeldOut, spec.data.held_out.root),
             (JobRegion::Tokenizer, spec.tokenizer),
         ]);
-        let frozen = spec.frozen.iter().map(|frozen| (JobRegion::Frozen, frozen.root));
+        let frozen = spec.frozen.iter().map(|frozen| (JobRegion::Frozen, frozen.packed_root));
         for (region, root) in named.chain(frozen) {
             if let Some(info) = self.content.get(&root) {
                 offered.push((region, Arc::clone(info), Source::Content(root)));
@@ -420,7 +420,7 @@ impl CityNode {
                 "frozen model",
                 spec.frozen
                     .as_ref()
-                    .is_none_or(|frozen| holds(&frozen.root, Some(frozen.parameters * 4))),
+                    .is_none_or(|frozen| holds(&frozen.packed_root, Some(frozen.packed_bytes))),
             ),
         ];
         rules.into_iter().find(|rule| !rule.1).map(|rule| rule.0.to_string())

@@ -10,7 +10,6 @@ use suanli_base::{Duration, Hash, JobId, LeaseId, Round, Time};
 use suanli_bus::worker::{Input as Happened, Phase};
 use suanli_bus::{Chain, Head, HeadError, JobSpec, SPEC_BYTES_MAX, ToCity};
 use suanli_identity::Signed;
-use suanli_params::CHUNK_ELEMENTS;
 use suanli_rdpa::{Download, DownloadStep, Event, RegionName, Shape};
 
 /// Chunks asked for at once.
@@ -234,9 +233,9 @@ impl FamilyNode {
         let Some(sync) = self.sync.as_mut() else { return };
         let job = sync.job;
         let Some(frozen) = &spec.frozen else { return self.load(spec) };
-        let (root, parameters) = (frozen.root, frozen.parameters);
+        let frozen = Box::new(frozen.clone());
         sync.stage = Stage::Finding { spec: Box::new(spec), read };
-        self.work(Work::Find { job, root, parameters });
+        self.work(Work::Find { job, frozen });
     }
 
     /// The host has so many chunks of the frozen model: reads the rest.
@@ -246,7 +245,7 @@ impl FamilyNode {
         let Stage::Finding { spec, read } = &sync.stage else { return };
         let (spec, read) = (spec.clone(), *read);
         let Some(frozen) = &spec.frozen else { return };
-        let all = frozen.parameters.div_ceil(CHUNK_ELEMENTS as u64);
+        let all = frozen.packed_chunks();
         if u64::from(chunks) == all {
             return self.load(*spec);
         }
@@ -257,7 +256,8 @@ impl FamilyNode {
             return self.sync_failed("its frozen model is too large");
         };
         let region = Name::Job(job, JobRegion::Frozen).region();
-        let download = Download::new(region, Some(frozen.root), WINDOW).only(chunks.min(all)..all);
+        let download =
+            Download::new(region, Some(frozen.packed_root), WINDOW).only(chunks.min(all)..all);
         (sync.stage, sync.until) = (Stage::Frozen { spec, download }, until);
         self.start_download();
     }

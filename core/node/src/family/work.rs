@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use suanli_base::{Hash, JobId, LeaseId, Round};
-use suanli_bus::{Chain, Contribution, JobSpec};
+use suanli_bus::{Chain, Contribution, Frozen, JobSpec};
 use suanli_log::LeaseRecord;
 use suanli_rdpa::{Frame, Shape};
 
@@ -71,7 +71,7 @@ pub enum Target {
     Update(JobId, Round),
     /// A shard of the data; chunks are kept as long as the host likes.
     Shard(JobId, u32),
-    /// A frozen model with this root; its chunks come in order, more or less, and stay.
+    /// The packed bytes of a frozen model with this root; they come in order, more or less, and stay.
     Frozen(Hash),
 }
 
@@ -82,10 +82,8 @@ pub enum Work {
     Find {
         /// The job that wants it.
         job: JobId,
-        /// Its root.
-        root: Hash,
-        /// How many parameters it has.
-        parameters: u64,
+        /// What it is.
+        frozen: Box<Frozen>,
     },
     /// Get ready for a job, whose frozen model is here if it has one: read its model, start an
     /// engine; answer [`Done::Loaded`].
@@ -191,7 +189,8 @@ pub struct Pending {
 /// What the host did.
 #[derive(Debug)]
 pub enum Done {
-    /// The first so many chunks of a frozen model are kept here. All of them: its root is right.
+    /// The first so many chunks of a packed frozen model are kept here. All of them: it was unpacked,
+    /// and its root is right.
     Found {
         /// The job that wants it.
         job: JobId,

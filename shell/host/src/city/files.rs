@@ -5,16 +5,17 @@
 //! trainers brought), `staging/` (content on its way), `heads/JOB/` (the signed chain of rounds,
 //! never cut).
 
-use crate::trainable::{Trainable, read_params};
+use crate::packed::{root_of, unpack_file};
+use crate::trainable::Trainable;
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use suanli_base::{Hash, JobId, Round};
-use suanli_bus::JobSpec;
 use suanli_bus::authority::Settled;
 use suanli_bus::merge::{Outer, OuterState, Part, check_payload, hash_chunks, merge};
 use suanli_bus::state::MergeOrder;
+use suanli_bus::{Frozen, JobSpec};
 use suanli_identity::Signed;
 use suanli_log::StateBlobs;
 use suanli_node::city::{Done, Settle, SettleFault, Source, Stage, Work};
@@ -88,6 +89,21 @@ impl Files {
         let bytes = postcard::to_stdvec(info).expect("our own types always encode");
         write_atomic(&*self.disk, "content", &format!("{}.info", info.root), &bytes)
             .map_err(std::io::Error::other)
+    }
+
+    /// Unpacks the model beside which a job trains adapters, unless it lies there already.
+    fn unpack(&self, frozen: &Frozen) -> Result<(), String> {
+        let (packed, plain) = (self.content(frozen.packed_root), self.content(frozen.root));
+        let text = |error: std::io::Error| format!("the frozen model: {error}");
+        if plain.exists() && root_of(&plain).map_err(text)? == frozen.root {
+            return Ok(());
+        }
+        let made = self.staged(frozen.root);
+        if unpack_file(&packed, &made, frozen.parameters).map_err(text)? != frozen.root {
+            return Err("the frozen model does not have the root the job names".into());
+        }
+        std::fs::rename(&made, &plain).map_err(text)?;
+        self.disk.sync_dir("content").map_err(|error| error.to_string())
     }
 
     /// Reads a piece of a region.
@@ -294,13 +310,7 @@ impl Bulk {
         }
         Trainable::of(spec)?;
         if let Some(frozen) = &spec.frozen {
-            let params = read_params(&self.files.content(frozen.root), frozen.parameters)?;
-            if let Some(at) = params.iter().position(|value| !value.is_finite()) {
-                return Err(format!("parameter {at} of the frozen model is not finite"));
-            }
-            if suanli_params::root(&hash_chunks(&params)) != frozen.root {
-                return Err("the frozen model does not have the root the job names".into());
-            }
+            self.files.unpack(frozen)?;
         }
         let zeros = self.files.put_floats(&vec![0.0; theta.len()])?;
         let state =

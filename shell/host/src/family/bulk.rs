@@ -168,8 +168,8 @@ impl Bulk {
 
     async fn perform(&mut self, work: Work) {
         match work {
-            Work::Find { job, root, parameters } => {
-                let chunks = self.find(root, parameters).await;
+            Work::Find { job, frozen } => {
+                let chunks = self.find(frozen).await;
                 self.report(Done::Found { job, chunks });
             }
             Work::Load { job, spec } => {
@@ -224,10 +224,10 @@ impl Bulk {
         }
     }
 
-    /// Looks for a frozen model; to hash it may take seconds.
-    async fn find(&self, root: Hash, parameters: u64) -> u32 {
+    /// Looks for a frozen model; to hash and to unpack it may take seconds.
+    async fn find(&self, model: Box<suanli_bus::Frozen>) -> u32 {
         let frozen = Arc::clone(&self.frozen);
-        let look = move || held(&frozen).find(root, parameters).map_err(|error| error.to_string());
+        let look = move || held(&frozen).find(&model).map_err(|error| error.to_string());
         let found = tokio::task::spawn_blocking(look).await;
         found.map_err(|error| error.to_string()).flatten().unwrap_or_else(|error| {
             eprintln!("suanli: the frozen model cannot be kept: {error}");
