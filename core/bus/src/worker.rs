@@ -103,7 +103,10 @@ pub enum Input {
         version: Round,
     },
     /// They could not be had.
-    PrepareFailed,
+    PrepareFailed {
+        /// Ask for work again after this long; `None` after a moment, as for what passes by itself.
+        retry: Option<Duration>,
+    },
     /// The city granted a lease.
     Offer {
         /// Its id.
@@ -332,10 +335,10 @@ pub fn step(w: &mut Worker, now: Time, input: Input, out: &mut Vec<Action>) {
                 next(w, now, out);
             }
         }
-        Input::PrepareFailed => {
+        Input::PrepareFailed { retry } => {
             if w.phase == Phase::Preparing {
                 w.job = None;
-                wait(w, now, AFTER_FAILURE);
+                wait(w, now, retry.unwrap_or(AFTER_FAILURE));
             }
         }
         Input::Offer { lease, job, base, steps, duration } => {

@@ -309,6 +309,9 @@ async fn bytes_a_day_hold_over_a_restart_and_no_work_is_begun_in_vain() {
     let family = start_limited_family(home.clone(), &ready, &upload);
     let again = until_family(&home, rests).await;
     assert_eq!((again.limits.uploaded_today_bytes, again.contributions), (used, 0), "{again:#?}");
+    assert!(again.reason.as_ref().unwrap().contains("limits of upload"), "{again:#?}");
+    let parameters = 4 * status(&folder).await.jobs[0].parameters;
+    assert!(again.bytes_down < parameters, "nothing is fetched in vain: {again:#?}");
     assert_ne!(status(&folder).await.jobs[0].state, JobState::Done);
     stop(family).await;
 

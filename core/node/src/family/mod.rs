@@ -22,8 +22,8 @@ use suanli_rdpa::{
 };
 use sync::Sync;
 
-/// How long it is before the limits of upload are looked at again.
-const UPLINK_RETRY: Duration = Duration(30_000);
+/// How long it is before what this machine lends is looked at again.
+const RETRY: Duration = Duration(30_000);
 
 /// What a family is started with.
 #[derive(Debug)]
@@ -68,6 +68,8 @@ pub struct FamilyNode {
     fetch: Option<sync::Fetch>,
     hand_in: Option<HandIn>,
     uplink_left: u64,
+    /// What a contribution takes, to a job that was left to others for it.
+    declined_bytes: u64,
     outputs: VecDeque<Output>,
 }
 
@@ -111,6 +113,7 @@ impl FamilyNode {
             fetch: None,
             hand_in,
             uplink_left: u64::MAX,
+            declined_bytes: 0,
             outputs: VecDeque::new(),
         }
     }
@@ -206,7 +209,7 @@ impl FamilyNode {
     /// Whether it rests because the limits of upload leave too little for a contribution.
     #[must_use]
     pub fn lacks_uplink(&self) -> bool {
-        let needs = self.contribution_bytes().unwrap_or(0);
+        let needs = self.spec_at_hand().map_or(self.declined_bytes, contribution_bytes);
         self.worker.phase == Phase::Waiting && needs > self.uplink_left
     }
 
@@ -442,14 +445,11 @@ impl FamilyNode {
     }
 
     fn ask(&mut self) {
-        if let Some(needs) = self.contribution_bytes().filter(|needs| *needs > self.uplink_left) {
+        let why = self.spec_at_hand().cloned().and_then(|spec| self.lacks_uplink_for(&spec));
+        if let Some(why) = why {
             // What could not be handed in is not begun.
-            let (needs, left) = (needs.div_ceil(1 << 10), self.uplink_left >> 10);
-            self.outputs.push_back(Output::Note(format!(
-                "no work is asked for: a contribution is {needs} KiB, and the limits of upload leave \
-                 {left} KiB now"
-            )));
-            return self.happened(Happened::Wait { retry: UPLINK_RETRY });
+            self.outputs.push_back(Output::Note(format!("no work is asked for: {why}")));
+            return self.happened(Happened::Wait { retry: RETRY });
         }
         let have = self.worker.job.map(|job| (job, self.worker.version));
         let loaded = self.worker.job.and_then(|job| self.jobs.get(&job));
@@ -462,11 +462,21 @@ impl FamilyNode {
         self.send(&ToCity::Ask(ask));
     }
 
-    /// What a lease on the job at hand ends in.
-    fn contribution_bytes(&self) -> Option<u64> {
-        let spec = &self.worker.job.and_then(|job| self.jobs.get(&job))?.spec;
-        let parameters = usize::try_from(spec.parameters).ok()?;
-        Some(payload_len(spec.training.codec, parameters) as u64)
+    fn spec_at_hand(&self) -> Option<&JobSpec> {
+        Some(&self.jobs.get(&self.worker.job?)?.spec)
+    }
+
+    /// Why what a lease on this job ends in could not be handed in now, if so.
+    fn lacks_uplink_for(&mut self, spec: &JobSpec) -> Option<String> {
+        let (needs, left) = (contribution_bytes(spec), self.uplink_left);
+        self.declined_bytes = if needs > left { needs } else { 0 };
+        let (needs_kib, left_kib) = (needs.div_ceil(1 << 10), left >> 10);
+        (needs > left).then(|| {
+            format!(
+                "a contribution is {needs_kib} KiB, and the limits of upload leave {left_kib} KiB \
+                 now"
+            )
+        })
     }
 
     /// Tokens a second as last measured on the job worked on; 0 for never.
@@ -534,4 +544,10 @@ impl FamilyNode {
     pub fn handing_in(&self) -> Option<LeaseId> {
         self.hand_in.as_ref().map(HandIn::lease)
     }
+}
+
+/// What a lease on such a job ends in, as it goes up.
+fn contribution_bytes(spec: &JobSpec) -> u64 {
+    let parameters = usize::try_from(spec.parameters);
+    parameters.map_or(u64::MAX, |parameters| payload_len(spec.training.codec, parameters) as u64)
 }

@@ -3,7 +3,7 @@
 //! Nothing is used that does not follow from a head the city signed: parameters and updates are
 //! opened by the root the head names, and what an update leads to must hash to the head's root.
 
-use super::{FamilyNode, Loaded, Output, Target, Work};
+use super::{FamilyNode, Loaded, Output, RETRY, Target, Work};
 use crate::name::{JobRegion, Name};
 use std::collections::BTreeMap;
 use suanli_base::{Duration, Hash, JobId, LeaseId, Round, Time};
@@ -136,7 +136,14 @@ impl FamilyNode {
     fn sync_failed(&mut self, why: &str) {
         self.sync = None;
         self.outputs.push_back(Output::Note(format!("could not get hold of the job: {why}")));
-        self.happened(Happened::PrepareFailed);
+        self.happened(Happened::PrepareFailed { retry: None });
+    }
+
+    /// The job is not for this machine, as far as can be seen before it is fetched.
+    fn sync_declined(&mut self, why: &str) {
+        self.sync = None;
+        self.outputs.push_back(Output::Note(format!("the job is left to others: {why}")));
+        self.happened(Happened::PrepareFailed { retry: Some(RETRY) });
     }
 
     /// Offers an event to whatever transfer is under way.
@@ -223,7 +230,10 @@ impl FamilyNode {
         };
         let needs = spec.frozen.as_ref().map_or(0, |frozen| frozen.parameters.saturating_mul(4));
         if needs > self.memory_bytes {
-            return self.sync_failed("its frozen model needs more memory than is lent here");
+            return self.sync_declined("its frozen model needs more memory than is lent here");
+        }
+        if let Some(why) = self.lacks_uplink_for(&spec) {
+            return self.sync_declined(&why);
         }
         self.find_frozen(spec, false);
     }
@@ -278,7 +288,7 @@ impl FamilyNode {
             (Ok(private), Some(loaded)) => loaded.private = private,
             (Err(why), _) => {
                 self.jobs.remove(&job);
-                return self.sync_failed(&why);
+                return self.sync_declined(&why);
             }
             _ => return,
         }
