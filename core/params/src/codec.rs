@@ -216,11 +216,10 @@ pub(crate) fn check_finite(values: &[f32]) -> Result<(), CodecError> {
     }
 }
 
-pub(crate) fn put_f32(values: &[f32], out: &mut Vec<u8>) {
-    let start = out.len();
-    out.resize(start + values.len() * 4, 0);
-    for (bytes, value) in out[start..].chunks_exact_mut(4).zip(values) {
-        bytes.copy_from_slice(&value.to_le_bytes());
+#[inline(always)]
+pub(crate) fn put_f32(values: &[f32], out: &mut [u8]) {
+    for (bytes, value) in out.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+        *bytes = value.to_le_bytes();
     }
 }
 

@@ -5,7 +5,7 @@
 //! (with error feedback the rest stays in the residual). -0 stays -0.
 
 use crate::codec::CodecError;
-use crate::tile::TILE;
+use crate::tile::RUN;
 
 /// The code of the largest finite f16, 65 504.
 pub(crate) const F16_MAX: u32 = 0x7BFF;
@@ -93,9 +93,9 @@ impl Half {
         }
     }
 
-    /// Writes the codes of a tile and leaves in it what they lose.
+    /// Writes the codes of a run and leaves in it what they lose.
     #[inline(always)]
-    pub(crate) fn encode_tile(self, rest: &mut [f32; TILE], out: &mut [u8]) {
+    pub(crate) fn encode_run(self, rest: &mut [f32; RUN], out: &mut [u8]) {
         for (bytes, value) in out.as_chunks_mut::<2>().0.iter_mut().zip(rest) {
             let code = self.code(*value);
             *bytes = code.to_le_bytes();

@@ -17,8 +17,7 @@ use half::f16;
 use crate::absmax::{block_scale, smallest_scale};
 use crate::codec::{BLOCK, CodecError};
 use crate::float::f16_value;
-use crate::tile::{GROUPS, LINE, TILE};
-use crate::wide::ask_ahead;
+use crate::tile::{RUN, RUN_GROUPS, TILE};
 
 /// The largest magnitude that int4 can say: 7 times the largest f16.
 pub const INT4_LARGEST: f32 = 7.0 * 65_504.0;
@@ -37,7 +36,7 @@ pub(crate) const fn encoded_len(elements: usize) -> usize {
     elements / BLOCK * BLOCK_BYTES + tail
 }
 
-/// Appends the encoding of finite `values`, block by block: the judge of [`encode_tile`].
+/// Appends the encoding of finite `values`, block by block: the judge of [`encode_run`].
 pub(crate) fn encode(values: &[f32], out: &mut Vec<u8>) {
     for block in values.chunks(BLOCK) {
         let (scale, halves) = quantise(block);
@@ -107,18 +106,17 @@ pub(crate) fn decode(bytes: &[u8], values: &mut [f32]) {
     }
 }
 
-/// Encodes a tile as [`encode`] does and leaves in it what the bytes lose; `largest` are the blocks'
+/// Encodes a run as [`encode`] does and leaves in it what the bytes lose; `largest` are the blocks'
 /// magnitudes.
 #[inline(always)]
-pub(crate) fn encode_tile(rest: &mut [f32; TILE], largest: &[f32; GROUPS], out: &mut [u8]) {
-    let mut scales = [0_u32; GROUPS];
+pub(crate) fn encode_run(rest: &mut [f32; RUN], largest: &[f32; RUN_GROUPS], out: &mut [u8]) {
+    let mut scales = [0_u32; RUN_GROUPS];
     for (scale, largest) in scales.iter_mut().zip(largest) {
         *scale = smallest_scale(*largest, Q_MAX);
     }
     let blocks = rest.as_chunks_mut::<BLOCK>().0.iter_mut();
     let bytes = out.as_chunks_mut::<BLOCK_BYTES>().0;
     for ((block, out), scale) in blocks.zip(bytes).zip(scales) {
-        block.iter().step_by(LINE).for_each(ask_ahead);
         let mut halves = [8_u8; BLOCK];
         let mut any = 0;
         if scale != 0 {

@@ -9,8 +9,7 @@ use crate::absmax::{block_scale, largest_magnitude, smallest_scale};
 use crate::codec::{BLOCK, CodecError};
 use crate::float::f16_value;
 use crate::int4::ROUNDING;
-use crate::tile::{GROUPS, LINE, TILE};
-use crate::wide::ask_ahead;
+use crate::tile::{RUN, RUN_GROUPS, TILE};
 
 /// The largest magnitude that int8 can say: 127 times the largest f16.
 pub const INT8_LARGEST: f32 = 127.0 * 65_504.0;
@@ -23,7 +22,7 @@ pub(crate) const fn encoded_len(elements: usize) -> usize {
     elements.div_ceil(BLOCK) * SCALE_BYTES + elements
 }
 
-/// Appends the encoding of finite `values`, element by element: the judge of [`encode_tile`].
+/// Appends the encoding of finite `values`, element by element: the judge of [`encode_run`].
 pub(crate) fn encode(values: &[f32], out: &mut Vec<u8>) {
     for block in values.chunks(BLOCK) {
         let scale = smallest_scale(largest_magnitude(block), Q_MAX);
@@ -50,17 +49,16 @@ pub(crate) fn decode(bytes: &[u8], values: &mut [f32]) {
     }
 }
 
-/// Encodes a tile and leaves in it what the bytes lose; `largest` are the blocks' magnitudes.
+/// Encodes a run and leaves in it what the bytes lose; `largest` are the blocks' magnitudes.
 #[inline(always)]
-pub(crate) fn encode_tile(rest: &mut [f32; TILE], largest: &[f32; GROUPS], out: &mut [u8]) {
-    let mut scales = [0_u32; GROUPS];
+pub(crate) fn encode_run(rest: &mut [f32; RUN], largest: &[f32; RUN_GROUPS], out: &mut [u8]) {
+    let mut scales = [0_u32; RUN_GROUPS];
     for (scale, largest) in scales.iter_mut().zip(largest) {
         *scale = smallest_scale(*largest, Q_MAX);
     }
     let blocks = rest.as_chunks_mut::<BLOCK>().0.iter_mut();
     let bytes = out.as_chunks_mut::<BLOCK_BYTES>().0;
     for ((block, out), scale) in blocks.zip(bytes).zip(scales) {
-        block.iter().step_by(LINE).for_each(ask_ahead);
         let (head, qs) = out.split_at_mut(SCALE_BYTES);
         let mut any = 0;
         if scale == 0 {

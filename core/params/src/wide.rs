@@ -6,9 +6,9 @@
 //! functions of each codec, which go element by element.
 #![allow(unsafe_code, reason = "functions compiled for instructions that were seen to exist")]
 
-use crate::codec::CodecError;
+use crate::codec::{Codec, CodecError};
 use crate::float::Half;
-use crate::tile::{self, GROUPS, TILE};
+use crate::tile::{self, GROUPS, NotFinite, TILE};
 use crate::{int4, int8, topk};
 
 /// Which instructions the loops use. Only what the CPU has can be made.
@@ -60,22 +60,6 @@ impl Wide {
     }
 }
 
-/// Asks for the line of memory that lies a tile after an element, which is where whoever goes tile
-/// by tile will be next: the nearest cache's own guesses end when a tile is worked on. A hint, which
-/// nothing depends on.
-#[inline(always)]
-pub(crate) fn ask_ahead(element: &f32) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let address: *const f32 = element;
-        // SAFETY: a prefetch reads nothing and never faults, wherever it points.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.wrapping_add(TILE).cast()) }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = element;
-}
-
 macro_rules! loops {
     ($( fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $ret:ty)? = $body:expr; )*) => {
         impl Wide {
@@ -120,19 +104,17 @@ loops! {
     fn subtract(sum: &mut [f32; TILE], step: &[f32; TILE]) = tile::subtract;
     fn add_scaled(sum: &mut [f32; TILE], factor: f32, step: &[f32; TILE]) = tile::add_scaled;
     fn f32_largest(bytes: &[u8]) -> u32 = tile::f32_largest;
-    fn int4_encode(rest: &mut [f32; TILE], largest: &[f32; GROUPS], out: &mut [u8])
-        = int4::encode_tile;
+    fn encode_in_runs(codec: Codec, rest: &mut [f32; TILE], largest: &[f32; GROUPS], out: &mut [u8])
+        = tile::encode_in_runs;
+    fn encode_sum_in_runs(codec: Codec, sum: &mut [f32; TILE], step: &[f32; TILE], out: &mut [u8])
+        -> Result<(), NotFinite> = tile::encode_sum_in_runs;
     fn int4_decode(bytes: &[u8], values: &mut [f32; TILE]) = int4::decode_tile;
     fn int4_validate(bytes: &[u8], elements: usize) -> Result<(), CodecError> = int4::validate;
-    fn int8_encode(rest: &mut [f32; TILE], largest: &[f32; GROUPS], out: &mut [u8])
-        = int8::encode_tile;
     fn int8_decode(bytes: &[u8], values: &mut [f32; TILE]) = int8::decode_tile;
     fn int8_validate(bytes: &[u8]) -> Result<(), CodecError> = int8::validate;
     fn topk_encode(rest: &mut [f32; TILE], largest: &[f32; GROUPS], out: &mut [u8])
         = topk::encode_tile;
     fn topk_validate(bytes: &[u8], elements: usize) -> Result<(), CodecError> = topk::validate;
-    fn half_encode(half: Half, rest: &mut [f32; TILE], out: &mut [u8])
-        = |half: Half, rest, out| half.encode_tile(rest, out);
     fn half_decode(half: Half, bytes: &[u8], values: &mut [f32; TILE])
         = |half: Half, bytes, values: &mut [f32; TILE]| half.decode(bytes, values);
     fn half_validate(half: Half, bytes: &[u8]) -> Result<(), CodecError>
@@ -142,7 +124,7 @@ loops! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::{Codec, encoded_len};
+    use crate::codec::encoded_len;
     use proptest::collection::vec;
     use proptest::prelude::*;
 
