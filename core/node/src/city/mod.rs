@@ -4,7 +4,9 @@ mod guests;
 mod probe;
 mod rounds;
 mod serve;
+mod stages;
 mod work;
+mod writes;
 
 pub use work::{
     Command, CommandId, ConnId, Done, Input, Output, Settle, SettleFault, Source, Stage, Work,
@@ -13,6 +15,7 @@ pub use work::{
 use crate::name::Name;
 use bytes::Bytes;
 use guests::Guest;
+use stages::Stages;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use suanli_base::{Duration, Hash, JobId, LeaseId, NodeId, Round, Time};
@@ -22,15 +25,13 @@ use suanli_identity::{Role, SecretKey};
 use suanli_log::{Entry, NAME_CHARS_MAX};
 use suanli_rdpa::{
     Event, Frame, Gate, GateBooks, GateLimits, Limits, Op, RegionInfo, RegionName, Request,
-    ResponderToken, Session, Side, Staging,
+    ResponderToken, Session, Side,
 };
 
 /// Entries after which the log is cut by a snapshot.
 const SNAPSHOT_EVERY: u32 = 256;
 /// Connections that are up at once; a further one is closed at once.
 const CONNECTIONS_MAX: usize = 4096;
-/// Staging areas open at once.
-const STAGES_MAX: usize = 4096;
 /// Bytes of the description of a job's tensors; what is longer is not offered.
 pub const TENSORS_BYTES_MAX: usize = 16 << 20;
 const TICK_EVERY: Duration = Duration(100);
@@ -59,7 +60,7 @@ pub struct CityNode {
     content: BTreeMap<Hash, Arc<RegionInfo>>,
     /// What the host says of each job's parameters.
     tensors: BTreeMap<JobId, Bytes>,
-    staging: BTreeMap<Stage, Staged>,
+    stages: Stages,
     storing: BTreeMap<Hash, Vec<(ConnId, ResponderToken)>>,
     submitting: BTreeMap<JobId, Submission>,
     unread: BTreeSet<ConnId>,
@@ -102,12 +103,6 @@ enum Writer {
 struct Served {
     info: Arc<RegionInfo>,
     source: Source,
-}
-
-#[derive(Debug)]
-struct Staged {
-    owner: NodeId,
-    books: Staging,
 }
 
 #[derive(Debug)]
@@ -159,7 +154,7 @@ impl CityNode {
             older: BTreeMap::new(),
             content,
             tensors: BTreeMap::new(),
-            staging: BTreeMap::new(),
+            stages: Stages::default(),
             storing: BTreeMap::new(),
             submitting: BTreeMap::new(),
             unread: BTreeSet::new(),

@@ -37,8 +37,13 @@ pub enum Source {
 pub enum Stage {
     /// The contribution to a lease.
     Lease(LeaseId),
-    /// Content that a trainer brings.
-    Content(Hash),
+    /// Content that a trainer brings. Each brings its own: what one does to it, no other feels.
+    Content {
+        /// Who.
+        by: NodeId,
+        /// Its root.
+        root: Hash,
+    },
 }
 
 /// What goes into a city.
@@ -179,8 +184,8 @@ pub enum Work {
     Unstage(Stage),
     /// Make staged content permanent and synced under its root; answer [`Done::Stored`].
     Store {
-        /// Its root.
-        root: Hash,
+        /// Who brought it.
+        by: NodeId,
         /// What it holds.
         info: RegionInfo,
     },

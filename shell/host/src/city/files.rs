@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use suanli_base::{Hash, JobId, Round};
+use suanli_base::{Hash, JobId, NodeId, Round};
 use suanli_bus::authority::Settled;
 use suanli_bus::merge::{Outer, OuterState, Part, check_payload, hash_chunks, merge};
 use suanli_bus::state::MergeOrder;
@@ -62,8 +62,20 @@ impl Files {
         self.folder.join("content").join(root.to_string())
     }
 
-    fn staged(&self, root: Hash) -> PathBuf {
-        self.folder.join("staging").join(root.to_string())
+    /// Where something is on its way, by a name of its own.
+    fn staged(&self, name: &str) -> PathBuf {
+        self.folder.join("staging").join(name)
+    }
+
+    /// Where a trainer's content is on its way.
+    fn brought(&self, by: NodeId, root: Hash) -> PathBuf {
+        self.staged(&format!("{root}.{by}"))
+    }
+
+    /// Throws away what was on its way when an earlier run ended: nobody knows of it any more.
+    pub(crate) fn clear_staging(&self) -> Result<(), DiskError> {
+        let left = self.disk.list("staging")?;
+        left.iter().try_for_each(|file| self.disk.remove(&format!("staging/{}", file.name)))
     }
 
     /// Takes a file in as content: its bytes are checked against the description.
@@ -76,16 +88,15 @@ impl Files {
             let text = format!("{} does not hold what its description says", from.display());
             return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, text));
         }
-        let staged = self.staged(info.root);
+        let staged = self.staged(&info.root.to_string());
         std::fs::write(&staged, &bytes)?;
-        self.settle_content(info)
+        self.settle_content(&staged, info)
     }
 
     /// Makes staged content permanent: bytes synced, then named, then described.
-    fn settle_content(&self, info: &RegionInfo) -> std::io::Result<()> {
-        let staged = self.staged(info.root);
-        std::fs::File::open(&staged)?.sync_all()?;
-        std::fs::rename(&staged, self.content(info.root))?;
+    fn settle_content(&self, staged: &Path, info: &RegionInfo) -> std::io::Result<()> {
+        std::fs::File::open(staged)?.sync_all()?;
+        std::fs::rename(staged, self.content(info.root))?;
         let bytes = postcard::to_stdvec(info).expect("our own types always encode");
         write_atomic(&*self.disk, "content", &format!("{}.info", info.root), &bytes)
             .map_err(std::io::Error::other)
@@ -98,7 +109,7 @@ impl Files {
         if plain.exists() && root_of(&plain).map_err(text)? == frozen.root {
             return Ok(());
         }
-        let made = self.staged(frozen.root);
+        let made = self.staged(&frozen.root.to_string());
         if unpack_file(&packed, &made, frozen.parameters).map_err(text)? != frozen.root {
             return Err("the frozen model does not have the root the job names".into());
         }
@@ -167,14 +178,15 @@ impl Bulk {
             }
             Work::Unstage(stage) => {
                 self.staged.remove(&stage);
-                if let Stage::Content(root) = stage {
-                    // What is left of it is overwritten by the next attempt.
-                    let _ = std::fs::remove_file(self.files.staged(root));
+                if let Stage::Content { by, root } = stage {
+                    // What is left of it is thrown away at the next start.
+                    let _ = std::fs::remove_file(self.files.brought(by, root));
                 }
                 Ok(None)
             }
-            Work::Store { root, info } => {
-                let stored = self.files.settle_content(&info);
+            Work::Store { by, info } => {
+                let root = info.root;
+                let stored = self.files.settle_content(&self.files.brought(by, root), &info);
                 if let Err(error) = &stored {
                     eprintln!("suanli: content {} could not be stored: {error}", root.short());
                 }
@@ -222,8 +234,8 @@ impl Bulk {
                     place.copy_from_slice(bytes);
                 }
             }
-            Stage::Content(root) => {
-                let path = self.files.staged(root);
+            Stage::Content { by, root } => {
+                let path = self.files.brought(by, root);
                 let file =
                     std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(path);
                 if let Err(error) = file.and_then(|file| file.write_all_at(bytes, offset)) {

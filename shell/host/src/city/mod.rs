@@ -97,6 +97,7 @@ pub async fn serve(options: CityOptions) -> Result<(), Refusal> {
     let (log, state) = recover(&files, city)?;
     let wanted = state.blobs().into_iter().collect();
     files.blobs.keep_only(&wanted).map_err(|error| environment(error.to_string()))?;
+    files.clear_staging().map_err(|error| environment(error.to_string()))?;
     let contents = files.contents().map_err(|error| environment(error.to_string()))?;
     let doors = Doors::open(&options.doors, &remembered, &folder, &key).await?;
     if remembered.port != doors.port {
