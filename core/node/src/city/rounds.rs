@@ -45,13 +45,11 @@ impl CityNode {
         for entry in &entries {
             let effects = self.state.apply(entry)?;
             self.since_snapshot += 1;
-            if let Entry::LeaseEnded { lease, .. } = entry {
-                self.unstage(Stage::Lease(*lease));
-            }
             for effect in effects {
                 self.effect(effect);
             }
         }
+        self.unstage_ended();
         for after in core::mem::take(&mut self.after) {
             match after {
                 After::Welcome { conn, token, role } => self.welcome(conn, token, role),
@@ -76,11 +74,9 @@ impl CityNode {
                 self.tell(node, &ToMember::Offer(record));
             }
             Effect::Accepted { node, lease } => {
-                self.unstage(Stage::Lease(lease));
                 self.tell(node, &ToMember::Accepted { lease });
             }
             Effect::Revoked { node, lease } => {
-                self.unstage(Stage::Lease(lease));
                 self.tell(node, &ToMember::Revoked { lease });
             }
             Effect::Merge(order) => {

@@ -3,18 +3,25 @@
 //! Not for: bytes, which the host keeps, and names of regions.
 //!
 //! Invariant: an area has one announcement from its beginning to its end, shape and root; whoever
-//! comes with another one is told so, for chunks of one cut have no place in another.
+//! comes with another one is told so, for chunks of one cut have no place in another. Uploads and
+//! contributions have places of their own: no trainer keeps a contribution out.
 
 use super::Stage;
 use std::collections::BTreeMap;
-use suanli_base::{Hash, NodeId};
+use suanli_base::{Duration, Hash, LeaseId, NodeId, Time};
 use suanli_rdpa::{
     ChunkSet, Code, Incomplete, NoSuchChunk, Placement, RegionError, RegionInfo, Shape, StageInfo,
     Staging,
 };
 
-/// Staging areas open at once.
-const STAGES_MAX: usize = 4096;
+/// Contributions staged at once, one a lease.
+const CONTRIBUTIONS_MAX: usize = 4096;
+/// Pieces of content on their way at once; the books of one take up to 3.2 MB.
+const UPLOADS_MAX: usize = 64;
+/// The same of one trainer.
+const UPLOADS_PER_TRAINER_MAX: usize = 8;
+/// An upload that nobody has touched for this long gives way to one that finds no place.
+const UPLOAD_IDLE_AFTER: Duration = Duration(10 * 60_000);
 
 #[derive(Debug, Default)]
 pub(super) struct Stages {
@@ -25,8 +32,45 @@ pub(super) struct Stages {
 struct Area {
     owner: NodeId,
     books: Staging,
+    touched: Time,
     /// The host is making it permanent.
     storing: bool,
+}
+
+/// What is bounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bound {
+    Contributions,
+    Uploads,
+    UploadsOf(NodeId),
+}
+
+impl Bound {
+    const fn max(self) -> usize {
+        match self {
+            Self::Contributions => CONTRIBUTIONS_MAX,
+            Self::Uploads => UPLOADS_MAX,
+            Self::UploadsOf(_) => UPLOADS_PER_TRAINER_MAX,
+        }
+    }
+
+    fn counts(self, stage: &Stage) -> bool {
+        match (self, stage) {
+            (Self::Contributions, Stage::Lease(_)) | (Self::Uploads, Stage::Content { .. }) => true,
+            (Self::UploadsOf(one), Stage::Content { by, .. }) => one == *by,
+            _ => false,
+        }
+    }
+}
+
+impl core::fmt::Display for Bound {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Contributions => "contributions",
+            Self::Uploads => "uploads",
+            Self::UploadsOf(_) => "uploads of yours",
+        })
+    }
 }
 
 impl Area {
@@ -50,8 +94,8 @@ pub(super) enum Refused {
         expected.bytes, expected.chunk_bytes, found.bytes, found.chunk_bytes
     )]
     Conflict { expected: Shape, found: Shape },
-    #[error("{STAGES_MAX} staging areas are open; come again later")]
-    Full,
+    #[error("{max} {bound} are on their way; come again when one of them is done")]
+    Full { bound: Bound, max: usize },
     #[error(transparent)]
     Shape(#[from] RegionError),
     #[error(transparent)]
@@ -65,7 +109,7 @@ impl Refused {
         match self {
             Self::Late => Code::Late,
             Self::Conflict { .. } => Code::Conflict,
-            Self::Full => Code::Busy,
+            Self::Full { .. } => Code::Busy,
             Self::Shape(_) | Self::Chunk(_) => Code::OutOfRange,
             Self::Incomplete(_) => Code::NotComplete,
         }
@@ -74,24 +118,49 @@ impl Refused {
 
 impl Stages {
     /// Opens an area, or goes on with it: which chunks are in place. A contribution that another
-    /// one of its lease takes the place of is to be taken away with [`Stages::close`] before.
+    /// one of its lease takes the place of is to be taken away with [`Stages::close`] before, and
+    /// what [`Stages::in_the_way`] names too.
     pub(super) fn open(
         &mut self,
+        now: Time,
         stage: Stage,
         owner: NodeId,
         info: &StageInfo,
     ) -> Result<ChunkSet, Refused> {
-        if let Some(area) = self.areas.get(&stage) {
+        if let Some(area) = self.areas.get_mut(&stage) {
             area.holds(info)?;
+            area.touched = now;
             return Ok(area.books.placed().clone());
         }
         let books = Staging::new(info.shape, info.root)?;
-        if self.areas.len() >= STAGES_MAX {
-            return Err(Refused::Full);
+        if let Some(bound) = self.full(stage) {
+            return Err(Refused::Full { bound, max: bound.max() });
         }
         let placed = books.placed().clone();
-        self.areas.insert(stage, Area { owner, books, storing: false });
+        self.areas.insert(stage, Area { owner, books, touched: now, storing: false });
         Ok(placed)
+    }
+
+    /// The bound that leaves no place for a new area, if one does.
+    fn full(&self, stage: Stage) -> Option<Bound> {
+        let bounds = match stage {
+            Stage::Lease(_) => [Bound::Contributions; 2],
+            Stage::Content { by, .. } => [Bound::UploadsOf(by), Bound::Uploads],
+        };
+        let held = |bound: Bound| self.areas.keys().filter(|at| bound.counts(at)).count();
+        bounds.into_iter().find(|bound| held(*bound) >= bound.max())
+    }
+
+    /// The upload that makes place for a new area: the one untouched for longest of those that the
+    /// full bound counts, if that is long enough.
+    pub(super) fn in_the_way(&self, now: Time, stage: Stage) -> Option<Stage> {
+        let bound = self.full(stage).filter(|_| !self.areas.contains_key(&stage))?;
+        let idle = |at: &Stage, area: &Area| {
+            let long = now.since(area.touched) >= UPLOAD_IDLE_AFTER;
+            matches!(at, Stage::Content { .. }) && long && !area.storing && bound.counts(at)
+        };
+        let areas = self.areas.iter().filter(|(at, area)| idle(at, area));
+        areas.min_by_key(|(_, area)| area.touched).map(|(at, _)| *at)
     }
 
     /// Whether another contribution than this is staged for the lease.
@@ -103,6 +172,7 @@ impl Stages {
     /// Books a chunk.
     pub(super) fn place(
         &mut self,
+        now: Time,
         stage: Stage,
         owner: NodeId,
         info: &StageInfo,
@@ -111,6 +181,7 @@ impl Stages {
         let area = self.areas.get_mut(&stage).filter(|area| area.owner == owner);
         let area = area.ok_or(Refused::Late)?;
         area.holds(info)?;
+        area.touched = now;
         Ok(area.books.place(chunk, hash)?)
     }
 
@@ -136,6 +207,12 @@ impl Stages {
     /// Forgets an area; whether there was one.
     pub(super) fn close(&mut self, stage: Stage) -> bool {
         self.areas.remove(&stage).is_some()
+    }
+
+    /// The contributions to leases that are over.
+    pub(super) fn of_ended(&self, is_open: impl Fn(LeaseId) -> bool) -> Vec<Stage> {
+        let ended = |stage: &&Stage| matches!(stage, Stage::Lease(lease) if !is_open(*lease));
+        self.areas.keys().filter(ended).copied().collect()
     }
 
     /// The host is done with content of this root: the area it came from is over. What others have

@@ -65,7 +65,10 @@ impl CityNode {
     }
 
     fn open_area(&mut self, stage: Stage, owner: NodeId, info: &StageInfo) -> Reply {
-        match self.stages.open(stage, owner, info) {
+        if let Some(idle) = self.stages.in_the_way(self.now, stage) {
+            self.unstage(idle);
+        }
+        match self.stages.open(self.now, stage, owner, info) {
             Ok(placed) => Reply::StageOpened(placed),
             Err(refused) => refusal(&refused),
         }
@@ -91,7 +94,7 @@ impl CityNode {
             Some(Name::Probe) => return placed(Placement::Placed),
             _ => return error(Code::NoSuchRegion, region.as_str()),
         };
-        match self.stages.place(stage, peer, info, (chunk, hash)) {
+        match self.stages.place(self.now, stage, peer, info, (chunk, hash)) {
             Ok(Placement::Placed) => {
                 let offset = u64::from(chunk) * u64::from(info.shape.chunk_bytes);
                 self.work(Work::Stage { stage, offset, bytes, total: info.shape.bytes });
@@ -105,6 +108,14 @@ impl CityNode {
     pub(super) fn unstage(&mut self, stage: Stage) {
         if self.stages.close(stage) {
             self.work(Work::Unstage(stage));
+        }
+    }
+
+    /// What was staged for a lease goes with it, however it ended.
+    pub(super) fn unstage_ended(&mut self) {
+        let leases = &self.state.leases;
+        for stage in self.stages.of_ended(|lease| leases.contains_key(&lease)) {
+            self.unstage(stage);
         }
     }
 

@@ -77,7 +77,8 @@ impl Town {
         self.exchange();
     }
 
-    pub(crate) fn pass(&mut self, ms: u64) {
+    /// Time goes by in which nobody says anything: connections do not outlast it.
+    pub(crate) fn later(&mut self, ms: u64) {
         self.now = Time(self.now.0 + ms);
         self.input(Input::Tick);
         self.exchange();
@@ -127,10 +128,6 @@ impl Town {
         let id = self.peers.get_mut(&conn).unwrap().request(self.now, op).unwrap();
         self.exchange();
         id
-    }
-
-    pub(crate) fn session(&mut self, conn: ConnId) -> &mut Session {
-        self.peers.get_mut(&conn).unwrap()
     }
 
     /// What became of a request: nothing when it is not answered.

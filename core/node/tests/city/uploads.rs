@@ -1,9 +1,9 @@
 //! Content that trainers bring.
 
-use crate::town::{Town, key};
+use crate::town::{Town, key, upload};
 use suanli_identity::Role;
 use suanli_node::city::{Done, Stage, Work};
-use suanli_rdpa::{Answer, Code, Op, Placement, RegionInfo, Shape};
+use suanli_rdpa::{Answer, Code, Op, Placement, RegionInfo, Shape, StageInfo, StageKind};
 
 /// A region of `len` bytes, all alike, in chunks of 100.
 fn content(fill: u8, len: usize) -> (RegionInfo, Vec<u8>) {
@@ -81,4 +81,42 @@ fn one_trainer_does_not_take_away_what_another_stages() {
     let unstaged = Stage::Content { by: key(2).node(), root };
     assert!(matches!(town.work.pop(), Some(Work::Unstage(stage)) if stage == unstaged));
     assert_eq!(town.open_upload(other, &info).unwrap().1, 3);
+}
+
+#[test]
+fn a_trainer_that_opens_area_after_area_keeps_nobody_else_out() {
+    // Areas never ended, and uploads and contributions shared one bound: 4096 empty uploads of one
+    // trainer, and no contribution came in any more.
+    let mut town = Town::new();
+    let (greedy, other) = (town.member(1, Role::Train), town.member(2, Role::Train));
+    let open = |town: &mut Town, conn, fill| {
+        let (info, _) = content(fill, 100);
+        let region = upload(info.root);
+        let stage = StageInfo { kind: StageKind::Write, shape: info.shape, root: info.root };
+        town.send(conn, Op::OpenStage { region, stage })
+    };
+    for fill in 0..8 {
+        let opened = open(&mut town, greedy, fill);
+        assert!(matches!(town.outcome(greedy, opened), Some(Ok(_))), "{fill}");
+    }
+    let ninth = open(&mut town, greedy, 8);
+    assert_eq!(town.outcome(greedy, ninth), None, "BUSY: it rests and asks again");
+    let theirs = open(&mut town, other, 8);
+    assert!(matches!(town.outcome(other, theirs), Some(Ok(_))));
+    assert!(town.work.is_empty());
+
+    // One that was left behind gives way in time, and only to what finds no place.
+    town.later(10 * 60_000);
+    let greedy = town.member(1, Role::Train);
+    open(&mut town, greedy, 0);
+    let tenth = open(&mut town, greedy, 10);
+    assert!(matches!(town.outcome(greedy, tenth), Some(Ok(_))));
+    let all: Vec<Stage> = (1..8)
+        .map(|fill| Stage::Content { by: key(1).node(), root: content(fill, 100).0.root })
+        .collect();
+    let unstaged: Vec<_> = town.work.iter().collect();
+    assert!(
+        matches!(unstaged[..], [Work::Unstage(stage)] if all.contains(stage)),
+        "one of those untouched, not the first: {unstaged:?}"
+    );
 }
