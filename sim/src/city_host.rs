@@ -151,7 +151,10 @@ impl CityHost {
                 Output::Reply { outcome: JobOutcome::Refused(why), .. } => {
                     cx.watch.violation(format!("the city refused its operator's job: {why}"));
                 }
-                Output::Reply { .. } | Output::Revoked { .. } | Output::Note(_) => {}
+                Output::Reply { .. }
+                | Output::Revoked { .. }
+                | Output::Admitted { .. }
+                | Output::Note(_) => {}
             }
         }
         let conns: Vec<_> = self.node.connections().map(|(conn, _)| conn).collect();

@@ -1,6 +1,8 @@
 //! What peers ask of a city: admission, control messages, reading regions.
 
-use super::{After, CityNode, ConnId, ReplyTo, Served, Settle, Source, Stage, Work, Writer, probe};
+use super::{
+    After, CityNode, ConnId, Output, ReplyTo, Served, Settle, Source, Stage, Work, Writer, probe,
+};
 use crate::name::{JobRegion, Name};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -111,6 +113,7 @@ impl CityNode {
         if role == Role::Join {
             self.authority.connected(self.now, conn.peer);
         }
+        self.outputs.push_back(Output::Admitted { conn: id });
     }
 
     /// A control message.

@@ -1,6 +1,7 @@
 //! What a city asks of its host, and what the host reports back.
 
 use bytes::Bytes;
+use core::net::IpAddr;
 use suanli_base::{Hash, JobId, LeaseId, NodeId, Round};
 use suanli_bus::state::MergeOrder;
 use suanli_bus::{Contribution, JobOutcome, JobSpec};
@@ -55,6 +56,8 @@ pub enum Input {
         conn: ConnId,
         /// Who.
         peer: NodeId,
+        /// What counts as one address, where it has one.
+        from: Option<IpAddr>,
         /// Decides handles and jitter.
         seed: u64,
     },
@@ -126,6 +129,11 @@ pub enum Output {
     Snapshot(Vec<u8>),
     /// Do this, on whatever thread, and report back.
     Work(Work),
+    /// A member's HELLO was accepted.
+    Admitted {
+        /// On which link.
+        conn: ConnId,
+    },
     /// Close a link once its frames are sent.
     Close {
         /// Which.

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use suanli_base::{CityId, Hash, NodeId, Time};
 use suanli_bus::CityState;
 use suanli_identity::{Grant, Role, SecretKey, Ticket};
@@ -45,19 +46,20 @@ impl Town {
         town
     }
 
-    /// A connection that has said nothing.
-    pub(crate) fn connect(&mut self, peer: NodeId) -> ConnId {
+    /// A connection from an address that has said nothing.
+    pub(crate) fn connect(&mut self, peer: NodeId, from: u32) -> ConnId {
         self.next += 1;
         let conn = ConnId(self.next);
         let session = Session::new(Side::Connecting, self.now, Limits::reliable(), self.next);
         self.peers.insert(conn, session);
-        self.input(Input::Opened { conn, peer, seed: self.next });
+        let from = Some(IpAddr::from(from.to_be_bytes()));
+        self.input(Input::Opened { conn, peer, from, seed: self.next });
         conn
     }
 
     /// A connection of node `number`, admitted by a ticket.
     pub(crate) fn member(&mut self, number: u64, role: Role) -> ConnId {
-        let conn = self.connect(key(number).node());
+        let conn = self.connect(key(number).node(), 1);
         let (city, expires) = (CityId::from(self.key.node()), Time(u64::MAX));
         let grant = Grant { city, role, expires, uses: 9, nonce: number, addresses: Vec::new() };
         let ticket = Ticket::issue(&self.key, grant).unwrap();
