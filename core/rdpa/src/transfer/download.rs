@@ -5,6 +5,7 @@ use crate::limits::READ_CHUNKS_MAX;
 use crate::{
     Answer, ChunkSet, Event, Handle, Op, Refused, RegionInfo, RegionName, RequestId, Session,
 };
+use bytes::Bytes;
 use core::ops::Range;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -93,18 +94,10 @@ impl Download {
     pub fn handle(&mut self, now: Time, session: &mut Session, event: &Event) -> bool {
         let ours = match event {
             Event::Answered { id, answer } => self.answered(session, *id, answer),
-            Event::Chunk { id, chunk, bytes, .. } => match self.reads.get_mut(id) {
-                Some(chunks) => {
-                    chunks.remove(chunk);
-                    self.reopens = 0;
-                    let have = self.have.as_mut().expect("set when the region was opened");
-                    if have.insert(*chunk) {
-                        self.steps.push_back(DownloadStep::Chunk(*chunk, bytes.clone()));
-                    }
-                    true
-                }
-                None => false,
-            },
+            Event::Chunk { id, chunk, bytes, .. } if self.reads.contains_key(id) => {
+                self.arrived(session, *id, *chunk, bytes);
+                true
+            }
             Event::Failed { id, failure } => {
                 let opening = matches!(self.state, State::Opening(open) if open == *id);
                 let ours = opening || self.reads.contains_key(id);
@@ -125,6 +118,23 @@ impl Download {
             _ => {}
         }
         ours
+    }
+
+    fn arrived(&mut self, session: &mut Session, id: RequestId, chunk: u32, bytes: &Bytes) {
+        let State::Reading(_, info) = &self.state else { return };
+        if info.shape.chunk_len(chunk) != u32::try_from(bytes.len()).ok() {
+            // The hash is that of the region, so whoever described the region lied.
+            let found = bytes.len();
+            return self.fail(session, TransferError::WrongLength { chunk, found });
+        }
+        if let Some(chunks) = self.reads.get_mut(&id) {
+            chunks.remove(&chunk);
+        }
+        self.reopens = 0;
+        let have = self.have.as_mut().expect("set when the region was opened");
+        if have.insert(chunk) {
+            self.steps.push_back(DownloadStep::Chunk(chunk, bytes.clone()));
+        }
     }
 
     fn answered(&mut self, session: &mut Session, id: RequestId, answer: &Answer) -> bool {
