@@ -130,6 +130,13 @@ impl CityNode {
         }
     }
 
+    /// What waits for a rate and is not wanted any more costs nothing of the grant.
+    pub(super) fn cancelled(&mut self, id: ConnId, token: ResponderToken) {
+        if let Some(guest) = self.conns.get_mut(&id).and_then(|conn| conn.guest.as_mut()) {
+            guest.kept.retain(|(kept, _)| *kept != token);
+        }
+    }
+
     /// Goes on with what waited for a rate.
     pub(super) fn serve_kept(&mut self, id: ConnId) {
         loop {

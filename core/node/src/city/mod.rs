@@ -302,6 +302,7 @@ impl CityNode {
             };
             match event {
                 Event::Request { token, request } => self.request(id, token, request),
+                Event::Cancelled { token } => self.cancelled(id, token),
                 Event::Silent { span } => {
                     self.close(id, format!("nothing heard for {} ms", span.0));
                 }
