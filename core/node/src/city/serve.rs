@@ -300,7 +300,12 @@ impl CityNode {
                 let runs = runs.map(|(offset, len)| (offset, short(len))).collect();
                 self.read(id, token, &region, version, Part::Runs(runs));
             }
-            // Whatever this city acknowledges as done is synced before.
+            Request::Fence { level: Some(Level::Durable) } => {
+                // A staged chunk before it is in memory; COMMIT and SEND need no fence, they are
+                // answered when they are durable.
+                let text = "what is staged here is placed, not durable; COMMIT and SEND are";
+                self.refuse(id, token, Code::Unavailable, text);
+            }
             Request::Fence { .. } => {
                 self.respond(id, token, Reply::Fenced { level: Level::Placed });
             }

@@ -132,6 +132,11 @@ impl Town {
         id
     }
 
+    pub(crate) fn cancel(&mut self, conn: ConnId, id: RequestId) {
+        self.peers.get_mut(&conn).unwrap().cancel(id);
+        self.exchange();
+    }
+
     /// What became of a request: nothing when it is not answered.
     pub(crate) fn outcome(&mut self, conn: ConnId, id: RequestId) -> Option<Result<Answer, Code>> {
         let session = self.peers.get_mut(&conn)?;
