@@ -13,10 +13,8 @@ use suanli_bus::worker::{Input as Happened, Phase};
 use suanli_bus::{Chain, Head, HeadError, JobSpec, SPEC_BYTES_MAX, ToCity};
 use suanli_identity::Signed;
 use suanli_params::Codec;
-use suanli_rdpa::{Download, DownloadStep, Event, RegionName, Shape};
+use suanli_rdpa::{Download, DownloadStep, Event, Shape};
 
-/// Chunks asked for at once.
-const WINDOW: usize = 16;
 /// A member this many versions behind reads updates; beyond, the whole parameters.
 const UPDATES_MAX: u64 = 4;
 /// How long one step of a sync may take without anything arriving.
@@ -109,7 +107,7 @@ impl FamilyNode {
         let stage = if loaded {
             Stage::Heads
         } else {
-            let download = Download::new(Name::Job(job, JobRegion::Spec).region(), None, WINDOW);
+            let download = self.download(JobRegion::Spec, job, None);
             Stage::Spec { download, bytes: Vec::new() }
         };
         self.sync = Some(Sync { job, stage, until, ahead: BTreeMap::new(), shape: None });
@@ -118,6 +116,11 @@ impl FamilyNode {
         } else {
             self.start_download();
         }
+    }
+
+    /// With as much on its way as the session lets through.
+    fn download(&self, of: JobRegion, job: JobId, root: Option<Hash>) -> Download {
+        Download::new(Name::Job(job, of).region(), root, self.limits.bulk_window_bytes)
     }
 
     fn ask_heads(&mut self, job: JobId) {
@@ -306,9 +309,9 @@ impl FamilyNode {
         let Ok(all) = u32::try_from(all) else {
             return self.sync_failed("its frozen model is too large");
         };
-        let region = Name::Job(job, JobRegion::Frozen).region();
-        let download =
-            Download::new(region, Some(frozen.packed_root), WINDOW).only(chunks.min(all)..all);
+        let root = Some(frozen.packed_root);
+        let download = self.download(JobRegion::Frozen, job, root).only(chunks.min(all)..all);
+        let Some(sync) = self.sync.as_mut() else { return };
         (sync.stage, sync.until) = (Stage::Frozen { spec, download }, until);
         self.start_download();
     }
@@ -411,8 +414,9 @@ impl FamilyNode {
         let Some((update_root, _)) = sync.ahead.get(&version.0).copied() else {
             return self.read_theta(version);
         };
-        let region = Name::Job(sync.job, JobRegion::Update(version)).region();
-        let download = Download::new(region, Some(update_root), WINDOW);
+        let job = sync.job;
+        let download = self.download(JobRegion::Update(version), job, Some(update_root));
+        let Some(sync) = self.sync.as_mut() else { return };
         (sync.stage, sync.until) = (Stage::Update { version, download }, until);
         self.start_download();
     }
@@ -421,8 +425,9 @@ impl FamilyNode {
         let until = self.now.after(PATIENCE);
         let Some(sync) = self.sync.as_mut() else { return };
         let Some(chain) = self.chains.get(&sync.job).copied() else { return };
-        let region = Name::Job(sync.job, JobRegion::Theta).region();
-        let download = Download::new(region, Some(chain.theta_root), WINDOW);
+        let job = sync.job;
+        let download = self.download(JobRegion::Theta, job, Some(chain.theta_root));
+        let Some(sync) = self.sync.as_mut() else { return };
         (sync.stage, sync.until) = (Stage::Theta { version: chain.version, download }, until);
         self.start_download();
     }
@@ -548,9 +553,9 @@ impl FamilyNode {
             return self.run(lease, from);
         };
         let root = self.jobs.get(&job).and_then(|l| l.spec.data.shards.get(shard as usize));
-        let region: RegionName = Name::Job(job, JobRegion::Shard(shard)).region();
-        let mut download =
-            Download::new(region, root.map(|shard| shard.root), WINDOW).only(range.clone());
+        let root = root.map(|shard| shard.root);
+        let mut download = self.download(JobRegion::Shard(shard), job, root).only(range.clone());
+        let Some(fetch) = self.fetch.as_mut() else { return };
         if let Some(session) = self.session.as_mut() {
             download.start(now, session);
         }
