@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod guests;
+#[path = "../paper.rs"]
+mod paper;
+mod rounds;
 mod strangers;
 mod town;
 mod uploads;

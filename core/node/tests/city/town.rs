@@ -35,10 +35,16 @@ pub(crate) fn key(number: u64) -> SecretKey {
 
 impl Town {
     pub(crate) fn new() -> Self {
+        Self::founded(|_, _| {})
+    }
+
+    /// With whatever its log holds beyond the first entry.
+    pub(crate) fn founded(more: impl FnOnce(&mut CityState, Time)) -> Self {
         let (key, now) = (key(0), Time(1_000_000));
         let city = CityId::from(key.node());
         let mut state = CityState::new();
         state.apply(&Entry::Founded { city, name: "town".into(), time: now }).unwrap();
+        more(&mut state, now);
         let city = CityNode::new(key.clone(), Limits::reliable(), state, Vec::new(), now);
         let (peers, work, closed) = (BTreeMap::new(), Vec::new(), Vec::new());
         let mut town = Self { city, key, now, peers, work, closed, next: 0 };

@@ -1,17 +1,14 @@
 //! A city that says what the test wants it to say, frame by frame.
 
+use crate::paper::spec;
 use bytes::Bytes;
-use suanli_base::{CityId, FragmentId, Hash, JobId, Round, Time, Tokens};
-use suanli_bus::{
-    DataSpec, HEAD_FORMAT, Head, JOB_FORMAT, JobSpec, Replicas, Schedule, Shape as Curve,
-    ShardSpec, ToMember, Training,
-};
+use suanli_base::{CityId, Duration, FragmentId, Hash, JobId, Round, Time, Tokens};
+use suanli_bus::{HEAD_FORMAT, Head, JobSpec, ToCity, ToMember};
 use suanli_identity::SecretKey;
 use suanli_node::family::{Done, FamilyNode, Input, Output, Saved, Setup, Work};
-use suanli_params::Codec;
 use suanli_rdpa::{
-    Direction, Event, Frame, Header, Limits, Op, Opcode, PeerLimits, RegionInfo, Reply, Request,
-    ResponderToken, Session, Side, Welcome,
+    Code, Direction, Event, Frame, Header, Limits, Op, Opcode, PeerLimits, RegionInfo, Reply,
+    Request, ResponderToken, Session, Side, Welcome,
 };
 
 pub(crate) struct City {
@@ -24,6 +21,10 @@ pub(crate) struct City {
     /// The request ids of READs, oldest first, each with what it asks for.
     reads: Vec<(u64, Vec<u32>)>,
     outputs: Vec<Output>,
+    /// The newest head: version and hash.
+    head: Option<(Round, Hash)>,
+    /// The family asked for work.
+    asked: bool,
 }
 
 impl City {
@@ -43,71 +44,16 @@ impl City {
         let family = FamilyNode::new(setup, now);
         let session = Session::new(Side::Accepting, now, Limits::reliable(), 1);
         let (opening, reads, outputs) = (None, Vec::new(), Vec::new());
-        let mut city = Self { key, family, session, now, opening, reads, outputs };
+        let (head, asked) = (None, false);
+        let mut city = Self { key, family, session, now, opening, reads, outputs, head, asked };
         city.family.handle(now, Input::Linked { seed: 2 });
         city.exchange();
         assert!(city.family.is_admitted());
         city
     }
 
-    pub(crate) fn spec(&self) -> JobSpec {
-        let shard = ShardSpec { bytes: 1000 * 34, samples: 1000, root: Hash([5; 32]) };
-        let total = Tokens(100_000);
-        let (shape, warmup) = (Curve::Constant, Tokens(0));
-        JobSpec {
-            format: JOB_FORMAT,
-            name: "paper".into(),
-            model: "{}".into(),
-            parameters: 100,
-            numeric_class: "test".into(),
-            replica_memory_bytes: 1 << 20,
-            theta_root: Hash([9; 32]),
-            frozen: None,
-            tokenizer: Hash([8; 32]),
-            data: DataSpec {
-                sample_tokens: 17,
-                token_bytes: 2,
-                samples: 1000,
-                group: 64,
-                order_seed: 1,
-                shards: vec![shard],
-                held_out: shard,
-            },
-            training: Training {
-                inner_steps: 10,
-                batch_sequences: 4,
-                schedule: Schedule {
-                    shape,
-                    lr: 1e-3,
-                    min_share: 0.1,
-                    decay_share: 0.2,
-                    warmup,
-                    total,
-                },
-                beta1: 0.9,
-                beta2: 0.95,
-                eps: 1e-8,
-                weight_decay: 0.1,
-                clip: 1.0,
-                outer_lr: 0.9,
-                outer_momentum: vec![0.2],
-                codec: Codec::Int4,
-                rounds: 3,
-                tokens: Tokens(0),
-            },
-            replicas: Replicas {
-                min: 1,
-                expected: 2,
-                max: 8,
-                quorum_per_mille: 600,
-                grace_ms: 500,
-                staleness_max: 1,
-            },
-        }
-    }
-
     pub(crate) fn job(&self) -> JobId {
-        JobSpec::id_of(&self.spec().to_bytes())
+        JobSpec::id_of(&spec().to_bytes())
     }
 
     fn exchange(&mut self) {
@@ -152,7 +98,10 @@ impl City {
                 return;
             }
             Request::Subscribe { .. } => Reply::Subscribed { version: 0 },
-            Request::Send { .. } => Reply::Delivered,
+            Request::Send { bytes } => {
+                self.asked |= matches!(ToCity::from_bytes(&bytes), Some(ToCity::Ask(_)));
+                Reply::Delivered
+            }
             other => panic!("a family does not ask {other:?}"),
         };
         self.session.respond(self.now, token, reply);
@@ -196,7 +145,7 @@ impl City {
     /// Has the family read the specification.
     pub(crate) fn read_spec(&mut self) {
         self.prepare();
-        let spec = self.spec().to_bytes();
+        let spec = spec().to_bytes();
         self.open_with(&RegionInfo::of(1, &spec, 1 << 20).unwrap());
         self.chunk(0, &spec.into());
     }
@@ -211,22 +160,54 @@ impl City {
 
     /// Signs that the first parameters have this root: the family opens them.
     pub(crate) fn heads(&mut self, theta_root: Hash) {
+        self.sign(Round(0), theta_root);
+    }
+
+    /// Signs that the next parameters have this root.
+    pub(crate) fn next_head(&mut self, theta_root: Hash) {
+        let version = self.head.as_ref().map_or(Round(0), |(version, _)| version.next());
+        self.sign(version, theta_root);
+    }
+
+    fn sign(&mut self, version: Round, theta_root: Hash) {
         let job = self.job();
         let head = Head {
             format: HEAD_FORMAT,
             city: CityId::from(self.key.node()),
             job,
             fragment: FragmentId(0),
-            version: Round(0),
-            before: Hash::ZERO,
+            version,
+            before: self.head.as_ref().map_or(Hash::ZERO, |(_, hash)| *hash),
             theta_root,
             update_root: Hash::ZERO,
             merged: Vec::new(),
             tokens: Tokens(0),
             time: self.now,
         };
-        let heads = vec![head.sign(&self.key)];
-        self.say(&ToMember::Heads { job, newest: Round(0), heads });
+        let signed = head.sign(&self.key);
+        self.head = Some((version, signed.hash()));
+        self.say(&ToMember::Heads { job, newest: version, heads: vec![signed] });
+    }
+
+    /// Refuses all that is being read.
+    pub(crate) fn refuse(&mut self, code: Code) {
+        for (request, chunks) in core::mem::take(&mut self.reads) {
+            let header = Header::new(Opcode::Read, Direction::Reply, request);
+            let header = Header { status: Some(code), offset: chunks[0].into(), ..header };
+            self.family.handle(self.now, Input::Frame(Frame::unhashed(header, Bytes::new())));
+        }
+        self.exchange();
+    }
+
+    /// Whether the family asks for work by itself, in time.
+    pub(crate) fn is_asked_for_work_within(&mut self, ms: u64) -> bool {
+        self.asked = false;
+        for _ in 0..ms / 100 {
+            self.now = self.now.after(Duration(100));
+            self.family.handle(self.now, Input::Tick);
+            self.exchange();
+        }
+        self.asked
     }
 
     /// What the family wanted of its host since this was asked last.

@@ -3,13 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod city;
+#[path = "../paper.rs"]
+mod paper;
 
 use bytes::Bytes;
 use city::City;
 use suanli_base::Hash;
 use suanli_bus::JobSpec;
 use suanli_node::family::{Done, Output, Target, Work};
-use suanli_rdpa::{RegionInfo, Shape};
+use suanli_rdpa::{Code, RegionInfo, Shape};
 
 /// What a city may announce: chunks that are right by their hashes.
 fn announced(shape: Shape) -> (RegionInfo, Vec<Bytes>) {
@@ -35,7 +37,7 @@ fn note(outputs: &[Output]) -> Option<&str> {
 fn a_specification_is_put_together_by_its_chunks_places() {
     // Chunks were appended in the order they came, of any length, before anything looked at them.
     let mut city = City::new(1 << 30);
-    let spec = city.spec().to_bytes();
+    let spec = paper::spec().to_bytes();
     let info = RegionInfo::of(1, &spec, 40).unwrap();
     city.prepare();
     city.open_with(&info);
@@ -116,4 +118,31 @@ fn a_model_beyond_the_memory_that_is_lent_is_left_to_others_before_it_is_read() 
     city.read_spec();
     city.done(Done::Loaded { job: city.job(), private: Ok(Hash::ZERO) });
     assert_eq!(note(&city.outputs()), None);
+}
+
+#[test]
+fn a_family_that_reads_a_version_for_too_long_opens_the_newest_by_itself() {
+    // A city keeps the newest parameters and those before, whoever reads: a slow line gets
+    // VERSION_GONE, and nothing said what becomes of the family then.
+    let mut city = City::new(1 << 30);
+    city.load();
+    let (first, _) = announced(Shape { bytes: 400, chunk_bytes: 400 });
+    city.heads(first.root);
+    city.open_with(&first);
+    city.refuse(Code::VersionGone);
+    let outputs = city.outputs();
+    assert!(note(&outputs).unwrap().contains("version is gone"), "{outputs:?}");
+
+    // It asks again after a moment and reads what is the newest then.
+    assert!(city.is_asked_for_work_within(2_000));
+    let bytes = Bytes::from(vec![2; 400]);
+    let newest = RegionInfo { version: 2, ..RegionInfo::of(1, &bytes, 400).unwrap() };
+    city.prepare();
+    city.next_head(newest.root);
+    city.open_with(&newest);
+    city.chunk(0, &bytes);
+    let outputs = city.outputs();
+    assert_eq!((kept(&outputs), note(&outputs)), (1, None), "{outputs:?}");
+    let installs = |output: &Output| matches!(output, Output::Work(Work::Install { .. }));
+    assert!(outputs.iter().any(installs), "{outputs:?}");
 }
