@@ -7,7 +7,7 @@
 
 use crate::packed::{root_of, unpack_file};
 use crate::trainable::Trainable;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,7 +51,8 @@ impl Files {
             // A description without its bytes is not offered: the trainer writes it again.
             let whole = info.filter(|info| {
                 let length = std::fs::metadata(self.content(info.root)).map(|m| m.len());
-                info.root.to_string() == root && length.ok() == Some(info.shape.bytes)
+                let named = info.root.to_string() == root && info.check().is_ok();
+                named && length.ok() == Some(info.shape.bytes)
             });
             found.extend(whole);
         }
@@ -158,6 +159,8 @@ impl Files {
 pub(super) struct Bulk {
     files: Files,
     staged: BTreeMap<Stage, Vec<u8>>,
+    /// Content on its way of which the disk has refused a chunk.
+    holed: BTreeSet<Stage>,
     heads: BTreeMap<JobId, LogFiles>,
 }
 
@@ -166,7 +169,7 @@ pub(super) type Fatal = String;
 
 impl Bulk {
     pub(super) const fn new(files: Files) -> Self {
-        Self { files, staged: BTreeMap::new(), heads: BTreeMap::new() }
+        Self { files, staged: BTreeMap::new(), holed: BTreeSet::new(), heads: BTreeMap::new() }
     }
 
     /// Does one piece of work.
@@ -178,6 +181,7 @@ impl Bulk {
             }
             Work::Unstage(stage) => {
                 self.staged.remove(&stage);
+                self.holed.remove(&stage);
                 if let Stage::Content { by, root } = stage {
                     // What is left of it is thrown away at the next start.
                     let _ = std::fs::remove_file(self.files.brought(by, root));
@@ -185,8 +189,7 @@ impl Bulk {
                 Ok(None)
             }
             Work::Store { by, info } => {
-                let root = info.root;
-                let stored = self.files.settle_content(&self.files.brought(by, root), &info);
+                let (root, stored) = (info.root, self.store(by, &info));
                 if let Err(error) = &stored {
                     eprintln!("suanli: content {} could not be stored: {error}", root.short());
                 }
@@ -239,12 +242,22 @@ impl Bulk {
                 let file =
                     std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(path);
                 if let Err(error) = file.and_then(|file| file.write_all_at(bytes, offset)) {
-                    // Found again when it is stored: its length is wrong.
+                    self.holed.insert(stage);
                     eprintln!("suanli: content {} could not be written: {error}", root.short());
                 }
             }
         }
         Ok(())
+    }
+
+    /// Makes what a trainer brought permanent, if the disk has taken all of it.
+    fn store(&mut self, by: NodeId, info: &RegionInfo) -> std::io::Result<()> {
+        let (root, path) = (info.root, self.files.brought(by, info.root));
+        if self.holed.remove(&Stage::Content { by, root }) {
+            std::fs::remove_file(path)?;
+            return Err(std::io::Error::other("the disk did not take all of it"));
+        }
+        self.files.settle_content(&path, info)
     }
 
     fn settle(&mut self, settle: Settle) -> Done {
@@ -408,4 +421,44 @@ pub(crate) fn open_heads(
     }
     let (log, recovered) = LogFiles::open(files.disk.clone(), &dir, Hash(job.0))?;
     Ok((log, recovered.bodies))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_of_which_the_disk_refused_a_chunk_is_not_called_stored() {
+        // A chunk that could not be written was said and forgotten: the trainer heard that all was
+        // stored, with a hole in it.
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::open(folder.path()).unwrap();
+        let info = RegionInfo::of(1, &[7; 150], 100).unwrap();
+        let (by, root) = (NodeId([1; 32]), info.root);
+        let stage = Stage::Content { by, root };
+        let mut bulk = Bulk::new(files.clone());
+        let write = |bulk: &mut Bulk, offset, len| {
+            let bytes = vec![7; len].into();
+            assert!(bulk.perform(Work::Stage { stage, offset, bytes, total: 150 }).is_ok());
+        };
+        let stored = |bulk: &mut Bulk| {
+            let done = bulk.perform(Work::Store { by, info: info.clone() });
+            matches!(done, Ok(Some(Done::Stored { stored: true, .. })))
+        };
+        // A folder in its place: the disk refuses the first chunk, and takes the second.
+        let place = files.brought(by, root);
+        std::fs::create_dir(&place).unwrap();
+        write(&mut bulk, 0, 100);
+        std::fs::remove_dir(&place).unwrap();
+        write(&mut bulk, 100, 50);
+        assert!(!stored(&mut bulk) && !files.content(root).exists());
+        write(&mut bulk, 0, 100);
+        write(&mut bulk, 100, 50);
+        assert!(stored(&mut bulk));
+        assert_eq!(files.contents().unwrap(), [info.clone()]);
+        // What an earlier run left on its way does not get into what comes.
+        std::fs::write(&place, [9; 300]).unwrap();
+        files.clear_staging().unwrap();
+        assert!(!place.exists());
+    }
 }
