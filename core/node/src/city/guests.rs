@@ -98,6 +98,7 @@ impl CityNode {
                 if let Some(conn) = self.conns.get_mut(&id) {
                     conn.guest = Some(Guest { pass, kept: VecDeque::new(), again: self.now });
                 }
+                self.admitted(id);
             }
             Err(denied) => self.deny(id, token, &denied),
         }

@@ -34,6 +34,8 @@ use suanli_rdpa::{
 const SNAPSHOT_EVERY: u32 = 256;
 /// Connections that are up at once; a further one takes the place of one that was not admitted.
 const CONNECTIONS_MAX: usize = 4096;
+/// Admitted connections of one node; one more ends its oldest.
+const CONNECTIONS_PER_NODE_MAX: usize = 64;
 /// Bytes of the description of a job's tensors; what is longer is not offered.
 pub const TENSORS_BYTES_MAX: usize = 16 << 20;
 const TICK_EVERY: Duration = Duration(100);
@@ -282,6 +284,17 @@ impl CityNode {
             crowds.entry(conn.from).or_insert((0, Reverse(*id))).0 += 1;
         }
         crowds.into_values().max().map(|(_, Reverse(oldest))| oldest)
+    }
+
+    /// A connection was admitted: nobody who was takes the places of all others.
+    fn admitted(&mut self, id: ConnId) {
+        let Some(peer) = self.conns.get(&id).map(|conn| conn.peer) else { return };
+        let own = self.conns.iter().filter(|(_, conn)| conn.peer == peer && conn.is_admitted());
+        let own: Vec<ConnId> = own.map(|(id, _)| *id).collect();
+        if own.len() > CONNECTIONS_PER_NODE_MAX {
+            let why = format!("this node has {CONNECTIONS_PER_NODE_MAX} newer connections");
+            self.close(own[0], why);
+        }
     }
 
     fn frame(&mut self, id: ConnId, frame: Frame) {

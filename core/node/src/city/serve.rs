@@ -114,6 +114,7 @@ impl CityNode {
             self.authority.connected(self.now, conn.peer);
         }
         self.outputs.push_back(Output::Admitted { conn: id });
+        self.admitted(id);
     }
 
     /// A control message.

@@ -15,6 +15,7 @@ use suanli_rdpa::{
 
 /// The most bytes of one piece of content that a trainer may bring.
 const CONTENT_BYTES_MAX: u64 = 64 << 30;
+const OTHER_LENGTH: &str = "this content is here, of another length";
 
 impl CityNode {
     pub(super) fn open_stage(
@@ -50,7 +51,7 @@ impl CityNode {
                 } else if let Some(kept) = self.content.get(&root) {
                     match kept.shape.bytes == info.shape.bytes {
                         true => full(info.shape),
-                        false => error(Code::Conflict, "this content is here, of another length"),
+                        false => error(Code::Conflict, OTHER_LENGTH),
                     }
                 } else {
                     self.open_area(Stage::Content { by: peer, root }, peer, &info)
@@ -131,8 +132,12 @@ impl CityNode {
         let Some(Name::Upload(root)) = Name::parse(region) else {
             return self.refuse(id, token, Code::Unauthorised, "only content is committed by hand");
         };
-        if self.content.contains_key(&root) {
-            return self.respond(id, token, Reply::Committed { version: 1 });
+        if let Some(kept) = self.content.get(&root) {
+            let reply = match kept.shape.bytes == info.shape.bytes {
+                true => Reply::Committed { version: 1 },
+                false => error(Code::Conflict, OTHER_LENGTH),
+            };
+            return self.respond(id, token, reply);
         }
         if expected != 0 {
             return self.refuse(id, token, Code::Conflict, "content has version 0");

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod guests;
-#[path = "../paper.rs"]
+#[path = "../shared/paper.rs"]
 mod paper;
 mod rounds;
 mod strangers;

@@ -26,3 +26,14 @@ fn a_crowd_of_strangers_pushes_out_its_own_and_keeps_no_member_out() {
     assert!(town.city.is_member(member) && town.city.is_member(late));
     assert_eq!(town.city.connections().count() as u64, CONNECTIONS_MAX);
 }
+
+#[test]
+fn a_member_that_connects_again_and_again_ends_its_own_connections() {
+    // Whoever is admitted stays, so one member, or one guest, could have taken all places.
+    let mut town = Town::new();
+    let other = town.member(2, Role::Join);
+    let all: Vec<ConnId> = (0..66).map(|_| town.member(1, Role::Join)).collect();
+    let closed: Vec<ConnId> = town.closed.iter().map(|(conn, _)| *conn).collect();
+    assert_eq!(closed, all[..2]);
+    assert!(town.city.is_member(other) && town.city.is_member(all[65]));
+}

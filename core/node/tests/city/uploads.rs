@@ -72,14 +72,22 @@ fn one_trainer_does_not_take_away_what_another_stages() {
     let (theirs, there) = town.open_upload(other, &info).unwrap();
     assert_eq!(there, 0);
     assert!(placed(Placement::Placed)(town.write(other, theirs, 0, &[9; 100])));
+    let longer = RegionInfo { shape: Shape { bytes: 251, ..info.shape }, ..info.clone() };
+    let third = town.member(3, Role::Train);
+    let (lie, _) = town.open_upload(third, &longer).unwrap();
     let commit = town.send(one, Op::Commit { handle, expected: 0 });
     let (by, root) = (key(1).node(), info.root);
     assert!(matches!(town.work.pop(), Some(Work::Store { by: b, .. }) if b == by));
     town.done(Done::Stored { root, info: info.clone(), stored: true });
     assert!(matches!(town.outcome(one, commit), Some(Ok(Answer::Committed { .. }))));
-    // What the other had is of no use any more.
-    let unstaged = Stage::Content { by: key(2).node(), root };
-    assert!(matches!(town.work.pop(), Some(Work::Unstage(stage)) if stage == unstaged));
+    // What the others had is of no use any more, and what was said of it no more true than it was.
+    for number in [2, 3] {
+        let gone = Stage::Content { by: key(number).node(), root };
+        let unstaged = |work: &Work| matches!(work, Work::Unstage(stage) if *stage == gone);
+        assert!(town.work.iter().any(unstaged), "{:?}", town.work);
+    }
+    let commit = Op::Commit { handle: lie, expected: 0 };
+    assert_eq!(town.ask(third, commit), Err(Code::Conflict));
     assert_eq!(town.open_upload(other, &info).unwrap().1, 3);
 }
 
