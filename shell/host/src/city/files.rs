@@ -455,7 +455,7 @@ mod tests {
         write(&mut bulk, 0, 100);
         write(&mut bulk, 100, 50);
         assert!(stored(&mut bulk));
-        assert_eq!(files.contents().unwrap(), [info.clone()]);
+        assert_eq!(files.contents().unwrap(), std::slice::from_ref(&info));
         // What an earlier run left on its way does not get into what comes.
         std::fs::write(&place, [9; 300]).unwrap();
         files.clear_staging().unwrap();
