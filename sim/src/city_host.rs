@@ -11,7 +11,7 @@ use crate::job::{Rows, TinyJob, bytes_of, content_info, engine, floats_of, unpac
 use crate::plant::Bug;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
-use suanli_base::{CityId, Hash, JobId, LeaseId, Round};
+use suanli_base::{CityId, Hash, JobId, LeaseId, NodeId, Round};
 use suanli_bus::authority::Settled;
 use suanli_bus::merge::{Outer, OuterState, Part, check_payload, hash_chunks, merge, payload_len};
 use suanli_bus::state::MergeOrder;
@@ -151,7 +151,10 @@ impl CityHost {
                 Output::Reply { outcome: JobOutcome::Refused(why), .. } => {
                     cx.watch.violation(format!("the city refused its operator's job: {why}"));
                 }
-                Output::Reply { .. } | Output::Revoked { .. } | Output::Note(_) => {}
+                Output::Reply { .. }
+                | Output::Revoked { .. }
+                | Output::Admitted { .. }
+                | Output::Note(_) => {}
             }
         }
         let conns: Vec<_> = self.node.connections().map(|(conn, _)| conn).collect();
@@ -295,7 +298,7 @@ impl CityHost {
                 let bytes = self.read(cx, *source, runs);
                 Ok(Done::Read { conn: *conn, token: *token, bytes })
             }
-            Work::Store { root, info } => self.store(cx, *root, info.clone()),
+            Work::Store { by, info } => self.store(cx, *by, info.clone()),
             Work::Settle(settle) => self.settle(cx, settle),
             Work::Merge { order, spec } => merge_round(cx, order, spec),
             Work::Found { job, spec } => found(cx, *job, spec),
@@ -352,10 +355,11 @@ impl CityHost {
     fn store(
         &mut self,
         cx: &mut Context<'_>,
-        root: Hash,
+        by: NodeId,
         info: suanli_rdpa::RegionInfo,
     ) -> Result<Done, Trouble> {
-        let bytes = self.stages.remove(&Stage::Content(root)).unwrap_or_default();
+        let root = info.root;
+        let bytes = self.stages.remove(&Stage::Content { by, root }).unwrap_or_default();
         let stored = content_info(&bytes).root == root
             && match cx.disk.put(&format!("content/{root}"), &bytes) {
                 Ok(()) => true,
@@ -421,7 +425,7 @@ impl CityHost {
     pub(crate) fn staged(&self) -> Vec<LeaseId> {
         let leases = self.stages.keys().filter_map(|stage| match stage {
             Stage::Lease(lease) => Some(*lease),
-            Stage::Content(_) => None,
+            Stage::Content { .. } => None,
         });
         leases.collect()
     }

@@ -11,5 +11,6 @@
 pub mod city;
 pub mod family;
 mod name;
+mod shape;
 
 pub use name::{JobRegion, Name, region_of_lease, region_of_probe, region_of_upload};

@@ -47,7 +47,7 @@ pub(crate) enum WireEvent {
     /// A link takes frames again.
     Room,
     /// A link is gone.
-    Down { link: u64, why: Option<String> },
+    Down { link: u64, why: Option<LinkError> },
 }
 
 impl Wire {
@@ -252,7 +252,7 @@ async fn read(link: u64, mut reader: FrameReader, events: mpsc::Sender<WireEvent
                 }
             }
             Ok(None) => break None,
-            Err(error) => break Some(error.to_string()),
+            Err(error) => break Some(error),
         }
     };
     let _ = events.send(WireEvent::Down { link, why }).await;
@@ -275,8 +275,7 @@ async fn write(
             return;
         }
         if let Err(error) = writer.flush().await {
-            let why = Some(error.to_string());
-            let _ = events.send(WireEvent::Down { link, why }).await;
+            let _ = events.send(WireEvent::Down { link, why: Some(error) }).await;
             return;
         }
     }

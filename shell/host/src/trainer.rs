@@ -20,8 +20,6 @@ use suanli_rdpa::{
 };
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Chunks on their way at once.
-const WINDOW: usize = 32;
 
 /// Writes what the job names to the city, then hands the job in.
 ///
@@ -149,7 +147,7 @@ impl Client {
         let bytes = Bytes::from(bytes);
         let stage = StageInfo { kind: StageKind::Write, shape: info.shape, root: info.root };
         let region = region_of_upload(info.root);
-        let mut upload = Upload::new(region.clone(), stage, WINDOW);
+        let mut upload = Upload::new(region.clone(), stage, Limits::reliable().bulk_window_bytes);
         upload.start(self.clock.now(), &mut self.session);
         let mut sent = BTreeMap::new();
         'upload: loop {

@@ -40,6 +40,6 @@ pub use link::{Link, connect};
 pub use listener::{Incoming, Listener};
 pub use plain::connect_plain;
 pub use remote::{LinkKind, Remote};
-pub use strangers::LinkLimits;
+pub use strangers::{LinkLimits, group_of};
 pub use tcp::has_bbr;
 pub use way::{RelayAddr, RelayPass, Way, WayError};

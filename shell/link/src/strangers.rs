@@ -87,7 +87,8 @@ impl Drop for Place {
 }
 
 /// What counts as one address: of IPv6 the network of 64 bits, which one household has whole.
-fn group_of(ip: IpAddr) -> IpAddr {
+#[must_use]
+pub fn group_of(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(_) => ip,
         IpAddr::V6(ip) => match ip.to_ipv4_mapped() {

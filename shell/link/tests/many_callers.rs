@@ -5,12 +5,15 @@
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
-use suanli_base::{Fault, Random};
+use suanli_base::{Fault, Random, Time};
 use suanli_identity::{Role, SecretKey};
 use suanli_link::holder::{Holder, HolderLimits, OpenDoor, serve};
 use suanli_link::reader::{Partial, ReadError, Reader, RemoteError, RemoteNode};
 use suanli_link::{LinkLimits, Listener, connect};
-use suanli_rdpa::{ChunkSet, Code, Hello, Level, Limits, RegionName, Span};
+use suanli_rdpa::{
+    ChunkSet, Code, Event, Hello, Level, Limits, PeerLimits, RegionName, Reply, Request, Session,
+    Side, Span, Welcome,
+};
 use tokio::task::JoinHandle;
 
 const CHUNK: u32 = 64 << 10;
@@ -200,4 +203,48 @@ async fn an_idle_connection_is_kept_alive_past_the_time_of_silence() {
     });
     assert_eq!(versions.newer_than(first).await.unwrap(), 2);
     assert_eq!(publishing.await.unwrap(), 2);
+}
+
+/// A holder that answers every fence with "placed", whatever was asked.
+async fn weak(listener: Listener) {
+    let link = listener.accept().await.unwrap().handshake().await.unwrap();
+    let (mut reader, mut writer) = link.split();
+    let mut session = Session::new(Side::Accepting, Time(0), Limits::reliable(), 1);
+    while let Ok(Some(frame)) = reader.next().await {
+        session.handle_frame(Time(0), frame).unwrap();
+        while let Some(event) = session.poll_event() {
+            let Event::Request { token, request } = event else { continue };
+            let reply = match request {
+                Request::Hello(_) => {
+                    let limits = PeerLimits { requests_max: 8, bulk_window_bytes: 1 << 20 };
+                    Reply::Welcome(Welcome { version: 2, limits, time: Time(0) })
+                }
+                _ => Reply::Fenced { level: Level::Placed },
+            };
+            session.respond(Time(0), token, reply);
+        }
+        while let Some(frame) = session.poll_transmit(Time(0)) {
+            writer.push(&frame);
+        }
+        writer.flush().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fence_that_is_answered_with_less_than_was_asked_is_an_error() {
+    // The level of the reply was dropped: a caller that asked for durable went on as if it were so.
+    let key = SecretKey::from_seed(&[1; 32]);
+    let any = "127.0.0.1:0".parse().unwrap();
+    let listener = Listener::bind(any, &key, LinkLimits::default()).await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let task = tokio::spawn(weak(listener));
+    let node = node_at(&address, Limits::reliable()).await;
+    node.fence(Level::Placed).await.unwrap();
+    let weaker = node.fence(Level::Durable).await.unwrap_err();
+    assert!(
+        matches!(weaker, RemoteError::Weaker { asked: Level::Durable, given: Level::Placed }),
+        "{weaker}"
+    );
+    assert_eq!((weaker.fault(), weaker.is_over()), (Fault::Peer, false));
+    task.abort();
 }

@@ -61,7 +61,7 @@ impl World {
                 self.with(0, |host, cx| match host {
                     Host::City(city) => {
                         let conn = ConnId(link);
-                        city.input(cx, city::Input::Opened { conn, peer, seed })
+                        city.input(cx, city::Input::Opened { conn, peer, from: None, seed })
                     }
                     _ => Ok(()),
                 });

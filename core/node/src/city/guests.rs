@@ -98,6 +98,7 @@ impl CityNode {
                 if let Some(conn) = self.conns.get_mut(&id) {
                     conn.guest = Some(Guest { pass, kept: VecDeque::new(), again: self.now });
                 }
+                self.admitted(id);
             }
             Err(denied) => self.deny(id, token, &denied),
         }
@@ -127,6 +128,13 @@ impl CityNode {
         if let Some(guest) = self.conns.get_mut(&id).and_then(|conn| conn.guest.as_mut()) {
             guest.kept.push_front((token, request));
             guest.again = again;
+        }
+    }
+
+    /// What waits for a rate and is not wanted any more costs nothing of the grant.
+    pub(super) fn cancelled(&mut self, id: ConnId, token: ResponderToken) {
+        if let Some(guest) = self.conns.get_mut(&id).and_then(|conn| conn.guest.as_mut()) {
+            guest.kept.retain(|(kept, _)| *kept != token);
         }
     }
 

@@ -4,7 +4,9 @@ mod guests;
 mod probe;
 mod rounds;
 mod serve;
+mod stages;
 mod work;
+mod writes;
 
 pub use work::{
     Command, CommandId, ConnId, Done, Input, Output, Settle, SettleFault, Source, Stage, Work,
@@ -12,7 +14,10 @@ pub use work::{
 
 use crate::name::Name;
 use bytes::Bytes;
+use core::cmp::Reverse;
+use core::net::IpAddr;
 use guests::Guest;
+use stages::Stages;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use suanli_base::{Duration, Hash, JobId, LeaseId, NodeId, Round, Time};
@@ -22,15 +27,15 @@ use suanli_identity::{Role, SecretKey};
 use suanli_log::{Entry, NAME_CHARS_MAX};
 use suanli_rdpa::{
     Event, Frame, Gate, GateBooks, GateLimits, Limits, Op, RegionInfo, RegionName, Request,
-    ResponderToken, Session, Side, Staging,
+    ResponderToken, Session, Side,
 };
 
 /// Entries after which the log is cut by a snapshot.
 const SNAPSHOT_EVERY: u32 = 256;
-/// Connections that are up at once; a further one is closed at once.
+/// Connections that are up at once; a further one takes the place of one that was not admitted.
 const CONNECTIONS_MAX: usize = 4096;
-/// Staging areas open at once.
-const STAGES_MAX: usize = 4096;
+/// Admitted connections of one node; one more ends its oldest.
+const CONNECTIONS_PER_NODE_MAX: usize = 64;
 /// Bytes of the description of a job's tensors; what is longer is not offered.
 pub const TENSORS_BYTES_MAX: usize = 16 << 20;
 const TICK_EVERY: Duration = Duration(100);
@@ -59,7 +64,7 @@ pub struct CityNode {
     content: BTreeMap<Hash, Arc<RegionInfo>>,
     /// What the host says of each job's parameters.
     tensors: BTreeMap<JobId, Bytes>,
-    staging: BTreeMap<Stage, Staged>,
+    stages: Stages,
     storing: BTreeMap<Hash, Vec<(ConnId, ResponderToken)>>,
     submitting: BTreeMap<JobId, Submission>,
     unread: BTreeSet<ConnId>,
@@ -82,11 +87,18 @@ pub struct CityNode {
 #[derive(Debug)]
 struct Conn {
     peer: NodeId,
+    from: Option<IpAddr>,
     session: Session,
     /// Of a member, once it was admitted.
     role: Option<Role>,
     /// Of a guest, once it was admitted.
     guest: Option<Guest>,
+}
+
+impl Conn {
+    const fn is_admitted(&self) -> bool {
+        self.role.is_some() || self.guest.is_some()
+    }
 }
 
 /// Work whose outcome may name a blob that another has let go: equal bytes are one blob.
@@ -102,12 +114,6 @@ enum Writer {
 struct Served {
     info: Arc<RegionInfo>,
     source: Source,
-}
-
-#[derive(Debug)]
-struct Staged {
-    owner: NodeId,
-    books: Staging,
 }
 
 #[derive(Debug)]
@@ -159,7 +165,7 @@ impl CityNode {
             older: BTreeMap::new(),
             content,
             tensors: BTreeMap::new(),
-            staging: BTreeMap::new(),
+            stages: Stages::default(),
             storing: BTreeMap::new(),
             submitting: BTreeMap::new(),
             unread: BTreeSet::new(),
@@ -213,7 +219,7 @@ impl CityNode {
             "durable answers an append, nothing else does"
         );
         match input {
-            Input::Opened { conn, peer, seed } => self.open(conn, peer, seed),
+            Input::Opened { conn, peer, from, seed } => self.open(conn, (peer, from), seed),
             Input::Frame { conn, frame } => self.frame(conn, frame),
             Input::Closed { conn } => self.closed(conn),
             Input::Tick => self.tick(),
@@ -242,6 +248,12 @@ impl CityNode {
         self.conns.iter().map(|(id, conn)| (*id, conn.peer))
     }
 
+    /// Whether a connection is that of a member whose HELLO was accepted.
+    #[must_use]
+    pub fn is_member(&self, conn: ConnId) -> bool {
+        self.conns.get(&conn).is_some_and(|conn| conn.role.is_some())
+    }
+
     /// When [`Input::Tick`] is wanted next.
     #[must_use]
     pub fn poll_timeout(&self) -> Time {
@@ -250,14 +262,39 @@ impl CityNode {
         sessions.chain(guests).fold(self.next_tick, Time::min)
     }
 
-    fn open(&mut self, conn: ConnId, peer: NodeId, seed: u64) {
+    fn open(&mut self, conn: ConnId, (peer, from): (NodeId, Option<IpAddr>), seed: u64) {
         if self.conns.len() >= CONNECTIONS_MAX {
-            let why = format!("more than {CONNECTIONS_MAX} connections");
-            self.outputs.push_back(Output::Close { conn, why });
-            return;
+            let why = format!("{CONNECTIONS_MAX} connections are up, and others have come since");
+            match self.first_to_go() {
+                Some(stranger) => self.close(stranger, why),
+                // All are admitted: they stay.
+                None => return self.outputs.push_back(Output::Close { conn, why }),
+            }
         }
         let session = Session::new(Side::Accepting, self.now, self.limits, seed);
-        self.conns.insert(conn, Conn { peer, session, role: None, guest: None });
+        self.conns.insert(conn, Conn { peer, from, session, role: None, guest: None });
+    }
+
+    /// The connection that has been longest without an accepted HELLO, of the address that has most
+    /// of them: a crowd pushes out its own.
+    fn first_to_go(&self) -> Option<ConnId> {
+        let mut crowds: BTreeMap<Option<IpAddr>, (usize, Reverse<ConnId>)> = BTreeMap::new();
+        for (id, conn) in self.conns.iter().filter(|(_, conn)| !conn.is_admitted()) {
+            // Oldest first: they are numbered as they come.
+            crowds.entry(conn.from).or_insert((0, Reverse(*id))).0 += 1;
+        }
+        crowds.into_values().max().map(|(_, Reverse(oldest))| oldest)
+    }
+
+    /// A connection was admitted: nobody who was takes the places of all others.
+    fn admitted(&mut self, id: ConnId) {
+        let Some(peer) = self.conns.get(&id).map(|conn| conn.peer) else { return };
+        let own = self.conns.iter().filter(|(_, conn)| conn.peer == peer && conn.is_admitted());
+        let own: Vec<ConnId> = own.map(|(id, _)| *id).collect();
+        if own.len() > CONNECTIONS_PER_NODE_MAX {
+            let why = format!("this node has {CONNECTIONS_PER_NODE_MAX} newer connections");
+            self.close(own[0], why);
+        }
     }
 
     fn frame(&mut self, id: ConnId, frame: Frame) {
@@ -278,6 +315,7 @@ impl CityNode {
             };
             match event {
                 Event::Request { token, request } => self.request(id, token, request),
+                Event::Cancelled { token } => self.cancelled(id, token),
                 Event::Silent { span } => {
                     self.close(id, format!("nothing heard for {} ms", span.0));
                 }

@@ -5,16 +5,16 @@ use super::{
     SettleFault, Source, Stage, Submission, TENSORS_BYTES_MAX, Work, Writer,
 };
 use crate::name::{JobRegion, Name};
+use crate::shape;
 use bytes::Bytes;
 use std::sync::Arc;
 use suanli_base::{FragmentId, Hash, JobId, NodeId, Round, Tokens};
 use suanli_bus::authority::Decision;
-use suanli_bus::merge::payload_len;
 use suanli_bus::state::{Effect, Inconsistent};
 use suanli_bus::{Authority, HEAD_FORMAT, Head, JobOutcome, JobSpec, Merged, Refusal, ToMember};
 use suanli_log::{Entry, JobPhase, StateBlobs};
-use suanli_params::{CHUNK_ELEMENTS, Codec, encoded_len};
-use suanli_rdpa::{RegionInfo, Shape};
+use suanli_params::Codec;
+use suanli_rdpa::RegionInfo;
 
 impl CityNode {
     pub(super) fn work(&mut self, work: Work) {
@@ -45,13 +45,11 @@ impl CityNode {
         for entry in &entries {
             let effects = self.state.apply(entry)?;
             self.since_snapshot += 1;
-            if let Entry::LeaseEnded { lease, .. } = entry {
-                self.unstage(Stage::Lease(*lease));
-            }
             for effect in effects {
                 self.effect(effect);
             }
         }
+        self.unstage_ended();
         for after in core::mem::take(&mut self.after) {
             match after {
                 After::Welcome { conn, token, role } => self.welcome(conn, token, role),
@@ -76,11 +74,9 @@ impl CityNode {
                 self.tell(node, &ToMember::Offer(record));
             }
             Effect::Accepted { node, lease } => {
-                self.unstage(Stage::Lease(lease));
                 self.tell(node, &ToMember::Accepted { lease });
             }
             Effect::Revoked { node, lease } => {
-                self.unstage(Stage::Lease(lease));
                 self.tell(node, &ToMember::Revoked { lease });
             }
             Effect::Merge(order) => {
@@ -234,8 +230,7 @@ impl CityNode {
 
     fn offer_theta(&mut self, id: JobId, version: Round, chunks: Vec<Hash>, theta: Hash) {
         let Some(job) = self.state.jobs.get(&id) else { return };
-        let Ok(parameters) = usize::try_from(job.spec.parameters) else { return };
-        let Some(info) = info_of(Codec::F32, parameters, version, chunks) else { return };
+        let Some(info) = info_of(Codec::F32, job.spec.parameters, version, chunks) else { return };
         let name = Name::Job(id, JobRegion::Theta).region();
         let served = Served { info: Arc::new(info), source: Source::Blob(theta) };
         if let Some(before) = self.regions.insert(name.clone(), served) {
@@ -247,9 +242,8 @@ impl CityNode {
 
     fn offer_update(&mut self, id: JobId, version: Round, chunks: Vec<Hash>, update: Hash) {
         let Some(job) = self.state.jobs.get(&id) else { return };
-        let Ok(parameters) = usize::try_from(job.spec.parameters) else { return };
         let codec = job.spec.training.codec;
-        let Some(info) = info_of(codec, parameters, version, chunks) else { return };
+        let Some(info) = info_of(codec, job.spec.parameters, version, chunks) else { return };
         let served = Served { info: Arc::new(info), source: Source::Blob(update) };
         self.regions.insert(Name::Job(id, JobRegion::Update(version)).region(), served);
         let kept: Vec<Round> = job.recent.iter().map(|recent| recent.version).collect();
@@ -499,23 +493,6 @@ impl CityNode {
         }
     }
 
-    fn stored(&mut self, root: Hash, info: RegionInfo, stored: bool) {
-        let waiting = self.storing.remove(&root).unwrap_or_default();
-        if stored {
-            self.content.insert(root, Arc::new(info));
-        }
-        self.staging.remove(&Stage::Content(root));
-        for (conn, token) in waiting {
-            let reply = if stored {
-                suanli_rdpa::Reply::Committed { version: 1 }
-            } else {
-                let text = "the city could not write it to its disk".into();
-                suanli_rdpa::Reply::Error { code: suanli_rdpa::Code::Unavailable, text }
-            };
-            self.respond(conn, token, reply);
-        }
-    }
-
     pub(super) fn command(&mut self, id: CommandId, command: Command) {
         let operator = NodeId::from(self.state.city);
         match command {
@@ -535,14 +512,6 @@ impl CityNode {
 }
 
 /// Describes parameters or an update by the hashes of its chunks.
-fn info_of(
-    codec: Codec,
-    parameters: usize,
-    version: Round,
-    chunks: Vec<Hash>,
-) -> Option<RegionInfo> {
-    let chunk = encoded_len(codec, CHUNK_ELEMENTS.min(parameters));
-    let bytes = payload_len(codec, parameters) as u64;
-    let shape = Shape { bytes, chunk_bytes: u32::try_from(chunk).ok()? };
-    RegionInfo::new(version.0, shape, chunks).ok()
+fn info_of(codec: Codec, parameters: u64, version: Round, chunks: Vec<Hash>) -> Option<RegionInfo> {
+    RegionInfo::new(version.0, shape::of_parameters(codec, parameters)?, chunks).ok()
 }

@@ -1,25 +1,19 @@
-//! What peers ask of a city: admission, control messages, reading and staging regions.
+//! What peers ask of a city: admission, control messages, reading regions.
 
 use super::{
-    After, CityNode, ConnId, ReplyTo, STAGES_MAX, Served, Settle, Source, Stage, Staged, Work,
-    Writer, probe,
+    After, CityNode, ConnId, Output, ReplyTo, Served, Settle, Source, Stage, Work, Writer, probe,
 };
 use crate::name::{JobRegion, Name};
 use bytes::Bytes;
 use std::sync::Arc;
 use suanli_base::{JobId, LeaseId, NodeId, Round};
-use suanli_bus::merge::payload_len;
 use suanli_bus::{Authority, HEADS_MAX, MESSAGE_BYTES_MAX, Refusal, ToCity, ToMember};
 use suanli_identity::{Access, Role, Signed, Ticket};
 use suanli_log::{Entry, NAME_CHARS_MAX};
-use suanli_params::{CHUNK_ELEMENTS, encoded_len};
 use suanli_rdpa::{
-    ChunkSet, Code, Hello, Level, PeerLimits, Placement, RegionName, RegionStat, Reply, Request,
-    ResponderToken, Shape, StageInfo, StageKind, Staging, Welcome, runs_of,
+    Code, Hello, Level, PeerLimits, RegionName, RegionStat, Reply, Request, ResponderToken,
+    Welcome, runs_of,
 };
-
-/// The most bytes of one piece of content that a trainer may bring.
-const CONTENT_BYTES_MAX: u64 = 64 << 30;
 
 /// What of a region is read.
 enum Part {
@@ -45,7 +39,13 @@ impl CityNode {
         }
     }
 
-    fn refuse(&mut self, id: ConnId, token: ResponderToken, code: Code, text: impl Into<String>) {
+    pub(super) fn refuse(
+        &mut self,
+        id: ConnId,
+        token: ResponderToken,
+        code: Code,
+        text: impl Into<String>,
+    ) {
         self.respond(id, token, Reply::Error { code, text: text.into() });
     }
 
@@ -113,6 +113,8 @@ impl CityNode {
         if role == Role::Join {
             self.authority.connected(self.now, conn.peer);
         }
+        self.outputs.push_back(Output::Admitted { conn: id });
+        self.admitted(id);
     }
 
     /// A control message.
@@ -182,11 +184,11 @@ impl CityNode {
             Err(reason) => return self.tell(node, &ToMember::Refused { lease, reason }),
         };
         let stage = Stage::Lease(lease);
-        let staged = self.staging.get(&stage).map(|staged| staged.books.complete(1));
-        let complete = matches!(&staged, Some(Ok(info)) if info.root == contribution.payload_root);
+        let staged = self.stages.complete(stage);
+        let complete = matches!(&staged, Ok(info) if info.root == contribution.payload_root);
         if !complete {
             let reason = Refusal::Incomplete;
-            if matches!(staged, Some(Ok(_))) {
+            if staged.is_ok() {
                 self.unstage(stage);
             }
             return self.tell(node, &ToMember::Refused { lease, reason });
@@ -245,7 +247,7 @@ impl CityNode {
                 self.refuse(id, token, Code::Unavailable, text);
             }
             Request::Stage { region, stage, chunk, hash, bytes, .. } => {
-                let reply = self.stage(peer, &region, &stage, chunk, hash, bytes);
+                let reply = self.stage(peer, &region, &stage, (chunk, hash), bytes);
                 self.respond(id, token, reply);
             }
             Request::Commit { region, stage, expected } => {
@@ -299,7 +301,12 @@ impl CityNode {
                 let runs = runs.map(|(offset, len)| (offset, short(len))).collect();
                 self.read(id, token, &region, version, Part::Runs(runs));
             }
-            // Whatever this city acknowledges as done is synced before.
+            Request::Fence { level: Some(Level::Durable) } => {
+                // A staged chunk before it is in memory; COMMIT and SEND need no fence, they are
+                // answered when they are durable.
+                let text = "what is staged here is placed, not durable; COMMIT and SEND are";
+                self.refuse(id, token, Code::Unavailable, text);
+            }
             Request::Fence { .. } => {
                 self.respond(id, token, Reply::Fenced { level: Level::Placed });
             }
@@ -380,163 +387,6 @@ impl CityNode {
             None => Reply::Error { code: Code::VersionGone, text: "the bytes are gone".into() },
         };
         self.respond(id, token, reply);
-    }
-
-    fn open_stage(
-        &mut self,
-        id: ConnId,
-        token: ResponderToken,
-        peer: NodeId,
-        role: Role,
-        region: &RegionName,
-        info: StageInfo,
-    ) {
-        let full = || {
-            let count = u32::try_from(info.shape.chunk_count()).unwrap_or(0);
-            let mut all = ChunkSet::empty(count);
-            (0..count).for_each(|index| {
-                all.insert(index);
-            });
-            Reply::StageOpened(all)
-        };
-        let stage = match (Name::parse(region), info.kind, role) {
-            (Some(Name::Job(job, JobRegion::Lease(lease))), StageKind::Accumulate, Role::Join) => {
-                let record = self.state.leases.get(&lease).filter(|r| r.job == job);
-                let own = record.is_some_and(|r| r.replica.contains(&peer));
-                if !own || self.settling.contains(&lease) {
-                    // Nothing to send: the hand-in that follows gets the verdict.
-                    return self.respond(id, token, full());
-                }
-                if self.contribution_shape(job) != Some(info.shape) {
-                    let text = "expected the size of one encoded update of this job";
-                    return self.refuse(id, token, Code::OutOfRange, text);
-                }
-                Stage::Lease(lease)
-            }
-            (Some(Name::Upload(root)), StageKind::Write, Role::Train | Role::Operate) => {
-                if self.content.contains_key(&root) {
-                    return self.respond(id, token, full());
-                }
-                if root != info.root || info.shape.bytes > CONTENT_BYTES_MAX {
-                    let text = "expected content of at most 64 GiB, named by its root";
-                    return self.refuse(id, token, Code::OutOfRange, text);
-                }
-                Stage::Content(root)
-            }
-            (Some(Name::Probe), StageKind::Write, _) if probe::fits(info.shape) => {
-                let count = u32::try_from(info.shape.chunk_count()).unwrap_or(0);
-                return self.respond(id, token, Reply::StageOpened(ChunkSet::empty(count)));
-            }
-            _ => {
-                return self.refuse(
-                    id,
-                    token,
-                    Code::Unauthorised,
-                    format!("the role \"{role}\" may not write {region}"),
-                );
-            }
-        };
-        let known = self.staging.get(&stage);
-        if known.is_some_and(|s| s.owner != peer || s.books.announced() != info.root) {
-            self.unstage(stage);
-        }
-        if !self.staging.contains_key(&stage) {
-            if self.staging.len() >= STAGES_MAX {
-                return self.refuse(id, token, Code::Busy, "too many uploads at once");
-            }
-            match Staging::new(info.shape, info.root) {
-                Ok(books) => self.staging.insert(stage, Staged { owner: peer, books }),
-                Err(error) => {
-                    return self.refuse(id, token, Code::OutOfRange, error.to_string());
-                }
-            };
-        }
-        let placed = self.staging[&stage].books.placed().clone();
-        self.respond(id, token, Reply::StageOpened(placed));
-    }
-
-    /// The shape of every contribution to a job.
-    fn contribution_shape(&self, job: JobId) -> Option<Shape> {
-        let spec = &self.state.jobs.get(&job)?.spec;
-        let parameters = usize::try_from(spec.parameters).ok()?;
-        let codec = spec.training.codec;
-        let chunk = encoded_len(codec, CHUNK_ELEMENTS.min(parameters));
-        let bytes = payload_len(codec, parameters) as u64;
-        Some(Shape { bytes, chunk_bytes: u32::try_from(chunk).ok()? })
-    }
-
-    fn stage(
-        &mut self,
-        peer: NodeId,
-        region: &RegionName,
-        info: &StageInfo,
-        chunk: u32,
-        hash: suanli_base::Hash,
-        bytes: Bytes,
-    ) -> Reply {
-        let stage = match Name::parse(region) {
-            Some(Name::Job(_, JobRegion::Lease(lease))) => Stage::Lease(lease),
-            Some(Name::Upload(root)) => Stage::Content(root),
-            Some(Name::Probe) => {
-                return Reply::Placed { placement: Placement::Placed, level: Level::Placed };
-            }
-            _ => return Reply::Error { code: Code::NoSuchRegion, text: region.to_string() },
-        };
-        let staged = self.staging.get_mut(&stage);
-        let staged = staged.filter(|s| s.owner == peer && s.books.announced() == info.root);
-        let Some(staged) = staged else {
-            return Reply::Error { code: Code::Late, text: "open it again".into() };
-        };
-        let shape = staged.books.shape();
-        match staged.books.place(chunk, hash) {
-            Ok(Placement::Placed) => {
-                let offset = u64::from(chunk) * u64::from(shape.chunk_bytes);
-                self.work(Work::Stage { stage, offset, bytes, total: shape.bytes });
-                Reply::Placed { placement: Placement::Placed, level: Level::Placed }
-            }
-            Ok(placement) => Reply::Placed { placement, level: Level::Placed },
-            Err(error) => Reply::Error { code: Code::OutOfRange, text: error.to_string() },
-        }
-    }
-
-    pub(super) fn unstage(&mut self, stage: Stage) {
-        if self.staging.remove(&stage).is_some() {
-            self.work(Work::Unstage(stage));
-        }
-    }
-
-    fn commit_content(
-        &mut self,
-        id: ConnId,
-        token: ResponderToken,
-        peer: NodeId,
-        region: &RegionName,
-        info: &StageInfo,
-        expected: u64,
-    ) {
-        let Some(Name::Upload(root)) = Name::parse(region) else {
-            return self.refuse(id, token, Code::Unauthorised, "only content is committed by hand");
-        };
-        if self.content.contains_key(&root) {
-            return self.respond(id, token, Reply::Committed { version: 1 });
-        }
-        let stage = Stage::Content(root);
-        let staged = self.staging.get(&stage);
-        let staged = staged.filter(|s| s.owner == peer && s.books.announced() == info.root);
-        let complete = match staged.map(|staged| staged.books.complete(1)) {
-            Some(Ok(complete)) if expected == 0 => complete,
-            Some(Ok(_)) => return self.refuse(id, token, Code::Conflict, "content has version 0"),
-            Some(Err(error)) => {
-                let text = error.to_string();
-                return self.refuse(id, token, Code::NotComplete, text);
-            }
-            None => return self.refuse(id, token, Code::Late, "open it again"),
-        };
-        let waiting = self.storing.entry(root).or_default();
-        waiting.push((id, token));
-        if waiting.len() == 1 {
-            self.work(Work::Store { root, info: complete });
-        }
     }
 }
 

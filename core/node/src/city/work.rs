@@ -1,6 +1,7 @@
 //! What a city asks of its host, and what the host reports back.
 
 use bytes::Bytes;
+use core::net::IpAddr;
 use suanli_base::{Hash, JobId, LeaseId, NodeId, Round};
 use suanli_bus::state::MergeOrder;
 use suanli_bus::{Contribution, JobOutcome, JobSpec};
@@ -37,8 +38,13 @@ pub enum Source {
 pub enum Stage {
     /// The contribution to a lease.
     Lease(LeaseId),
-    /// Content that a trainer brings.
-    Content(Hash),
+    /// Content that a trainer brings. Each brings its own: what one does to it, no other feels.
+    Content {
+        /// Who.
+        by: NodeId,
+        /// Its root.
+        root: Hash,
+    },
 }
 
 /// What goes into a city.
@@ -50,6 +56,8 @@ pub enum Input {
         conn: ConnId,
         /// Who.
         peer: NodeId,
+        /// What counts as one address, where it has one.
+        from: Option<IpAddr>,
         /// Decides handles and jitter.
         seed: u64,
     },
@@ -121,6 +129,11 @@ pub enum Output {
     Snapshot(Vec<u8>),
     /// Do this, on whatever thread, and report back.
     Work(Work),
+    /// A member's HELLO was accepted.
+    Admitted {
+        /// On which link.
+        conn: ConnId,
+    },
     /// Close a link once its frames are sent.
     Close {
         /// Which.
@@ -179,8 +192,8 @@ pub enum Work {
     Unstage(Stage),
     /// Make staged content permanent and synced under its root; answer [`Done::Stored`].
     Store {
-        /// Its root.
-        root: Hash,
+        /// Who brought it.
+        by: NodeId,
         /// What it holds.
         info: RegionInfo,
     },

@@ -8,9 +8,6 @@ use suanli_bus::worker::Input as Happened;
 use suanli_identity::{SecretKey, Signed};
 use suanli_rdpa::{Event, StageInfo, StageKind, Upload, UploadStep};
 
-/// Chunks on their way at once.
-const WINDOW: usize = 16;
-
 /// A payload on its way.
 #[derive(Debug)]
 pub(super) struct HandIn {
@@ -61,7 +58,8 @@ impl FamilyNode {
             shape: hand_in.pending.shape,
             root: contribution.payload_root,
         };
-        let mut upload = Upload::new(region_of_lease(contribution.job, lease), stage, WINDOW);
+        let region = region_of_lease(contribution.job, lease);
+        let mut upload = Upload::new(region, stage, self.limits.bulk_window_bytes);
         upload.start(now, session);
         hand_in.upload = Some(upload);
         self.upload_steps();

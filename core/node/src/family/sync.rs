@@ -1,19 +1,20 @@
 //! Getting hold of what a lease needs: specification, chain of heads, parameters, data.
 //!
 //! Nothing is used that does not follow from a head the city signed: parameters and updates are
-//! opened by the root the head names, and what an update leads to must hash to the head's root.
+//! opened by the root the head names, and what an update leads to must hash to the head's root. Nor
+//! is anything given room that is not as long as the job says, for a hash says nothing of a length.
 
 use super::{FamilyNode, Loaded, Output, RETRY, Target, Work};
 use crate::name::{JobRegion, Name};
+use crate::shape;
 use std::collections::BTreeMap;
 use suanli_base::{Duration, Hash, JobId, LeaseId, Round, Time};
 use suanli_bus::worker::{Input as Happened, Phase};
 use suanli_bus::{Chain, Head, HeadError, JobSpec, SPEC_BYTES_MAX, ToCity};
 use suanli_identity::Signed;
-use suanli_rdpa::{Download, DownloadStep, Event, RegionName, Shape};
+use suanli_params::Codec;
+use suanli_rdpa::{Download, DownloadStep, Event, Shape};
 
-/// Chunks asked for at once.
-const WINDOW: usize = 16;
 /// A member this many versions behind reads updates; beyond, the whole parameters.
 const UPDATES_MAX: u64 = 4;
 /// How long one step of a sync may take without anything arriving.
@@ -62,6 +63,18 @@ enum Stage {
     Measuring,
 }
 
+impl Stage {
+    const fn download(&mut self) -> Option<&mut Download> {
+        match self {
+            Self::Spec { download, .. }
+            | Self::Frozen { download, .. }
+            | Self::Theta { download, .. }
+            | Self::Update { download, .. } => Some(download),
+            _ => None,
+        }
+    }
+}
+
 impl Sync {
     pub(super) const fn wake_at(&self) -> Option<Time> {
         match self.stage {
@@ -94,7 +107,7 @@ impl FamilyNode {
         let stage = if loaded {
             Stage::Heads
         } else {
-            let download = Download::new(Name::Job(job, JobRegion::Spec).region(), None, WINDOW);
+            let download = self.download(JobRegion::Spec, job, None);
             Stage::Spec { download, bytes: Vec::new() }
         };
         self.sync = Some(Sync { job, stage, until, ahead: BTreeMap::new(), shape: None });
@@ -103,6 +116,11 @@ impl FamilyNode {
         } else {
             self.start_download();
         }
+    }
+
+    /// With as much on its way as the session lets through.
+    fn download(&self, of: JobRegion, job: JobId, root: Option<Hash>) -> Download {
+        Download::new(Name::Job(job, of).region(), root, self.limits.bulk_window_bytes)
     }
 
     fn ask_heads(&mut self, job: JobId) {
@@ -115,11 +133,7 @@ impl FamilyNode {
         let (Some(sync), Some(session)) = (self.sync.as_mut(), self.session.as_mut()) else {
             return;
         };
-        if let Stage::Spec { download, .. }
-        | Stage::Frozen { download, .. }
-        | Stage::Theta { download, .. }
-        | Stage::Update { download, .. } = &mut sync.stage
-        {
+        if let Some(download) = sync.stage.download() {
             download.start(now, session);
         }
         self.download_steps();
@@ -134,16 +148,24 @@ impl FamilyNode {
     }
 
     fn sync_failed(&mut self, why: &str) {
-        self.sync = None;
+        self.drop_sync();
         self.outputs.push_back(Output::Note(format!("could not get hold of the job: {why}")));
         self.happened(Happened::PrepareFailed { retry: None });
     }
 
     /// The job is not for this machine, as far as can be seen before it is fetched.
     fn sync_declined(&mut self, why: &str) {
-        self.sync = None;
+        self.drop_sync();
         self.outputs.push_back(Output::Note(format!("the job is left to others: {why}")));
         self.happened(Happened::PrepareFailed { retry: Some(RETRY) });
+    }
+
+    fn drop_sync(&mut self) {
+        if let (Some(mut sync), Some(session)) = (self.sync.take(), self.session.as_mut())
+            && let Some(download) = sync.stage.download()
+        {
+            download.stop(session);
+        }
     }
 
     /// Offers an event to whatever transfer is under way.
@@ -153,14 +175,8 @@ impl FamilyNode {
         }
         let now = self.now;
         if let (Some(sync), Some(session)) = (self.sync.as_mut(), self.session.as_mut()) {
-            let taken = match &mut sync.stage {
-                Stage::Spec { download, .. }
-                | Stage::Frozen { download, .. }
-                | Stage::Theta { download, .. }
-                | Stage::Update { download, .. } => download.handle(now, session, event),
-                _ => false,
-            };
-            if taken {
+            let download = sync.stage.download();
+            if download.is_some_and(|download| download.handle(now, session, event)) {
                 sync.until = now.after(PATIENCE);
                 return self.download_steps();
             }
@@ -192,19 +208,22 @@ impl FamilyNode {
             };
             let Some(step) = download.poll() else { return };
             match (step, target) {
-                (DownloadStep::Opened(info), None) if info.shape.bytes > SPEC_BYTES_MAX as u64 => {
-                    return self.sync_failed("its specification is too long");
-                }
-                (DownloadStep::Opened(info), _) => sync.shape = Some(info.shape),
-                (DownloadStep::Chunk(_, bytes), None) => {
-                    if let Stage::Spec { bytes: spec, .. } = &mut sync.stage {
-                        spec.extend_from_slice(&bytes);
+                (DownloadStep::Opened(info), target) => {
+                    sync.shape = Some(info.shape);
+                    if let Err(why) = self.opened(info.shape, target) {
+                        return self.sync_failed(&why);
                     }
                 }
-                (DownloadStep::Chunk(chunk, bytes), Some(target)) => {
+                (DownloadStep::Chunk(chunk, bytes), target) => {
                     let Some(shape) = sync.shape else { return };
                     let offset = u64::from(chunk) * u64::from(shape.chunk_bytes);
-                    self.work(Work::Keep { target, offset, bytes, total: shape.bytes });
+                    match (target, &mut sync.stage) {
+                        (Some(target), _) => {
+                            self.work(Work::Keep { target, offset, bytes, total: shape.bytes });
+                        }
+                        (None, Stage::Spec { bytes: spec, .. }) => place(spec, offset, &bytes),
+                        _ => {}
+                    }
                 }
                 (DownloadStep::Done, None) => self.spec_arrived(),
                 (DownloadStep::Done, Some(target)) => self.region_arrived(target),
@@ -220,6 +239,30 @@ impl FamilyNode {
         }
     }
 
+    /// Holds what the city announces against what the job implies, before anything is given room.
+    fn opened(&mut self, shape: Shape, target: Option<Target>) -> Result<(), String> {
+        let Some(sync) = self.sync.as_mut() else { return Ok(()) };
+        let job = sync.job;
+        let expected = match (&mut sync.stage, target) {
+            (Stage::Spec { bytes, .. }, _) => {
+                if shape.bytes > SPEC_BYTES_MAX as u64 {
+                    return Err("its specification is too long".into());
+                }
+                // Opened again, it keeps what has arrived.
+                bytes.resize(usize::try_from(shape.bytes).expect("bounded just now"), 0);
+                return Ok(());
+            }
+            (Stage::Frozen { spec, .. }, _) => spec.frozen.as_ref().and_then(shape::of_frozen),
+            (_, target) => self.jobs.get(&job).and_then(|loaded| {
+                let spec = &loaded.spec;
+                let whole = matches!(target, Some(Target::Theta(..)));
+                let codec = if whole { Codec::F32 } else { spec.training.codec };
+                shape::of_parameters(codec, spec.parameters)
+            }),
+        };
+        shape::is_cut(shape, expected)
+    }
+
     fn spec_arrived(&mut self) {
         let Some(sync) = self.sync.as_mut() else { return };
         let Stage::Spec { bytes, .. } = &sync.stage else { return };
@@ -228,9 +271,10 @@ impl FamilyNode {
         let Some(spec) = spec else {
             return self.sync_failed("what the city sent is not the specification of this job");
         };
-        let needs = spec.frozen.as_ref().map_or(0, |frozen| frozen.parameters.saturating_mul(4));
+        let frozen = spec.frozen.as_ref().map_or(0, |frozen| frozen.parameters);
+        let needs = spec.parameters.saturating_add(frozen).saturating_mul(4);
         if needs > self.memory_bytes {
-            return self.sync_declined("its frozen model needs more memory than is lent here");
+            return self.sync_declined("its model needs more memory than is lent here");
         }
         if let Some(why) = self.lacks_uplink_for(&spec) {
             return self.sync_declined(&why);
@@ -265,9 +309,9 @@ impl FamilyNode {
         let Ok(all) = u32::try_from(all) else {
             return self.sync_failed("its frozen model is too large");
         };
-        let region = Name::Job(job, JobRegion::Frozen).region();
-        let download =
-            Download::new(region, Some(frozen.packed_root), WINDOW).only(chunks.min(all)..all);
+        let root = Some(frozen.packed_root);
+        let download = self.download(JobRegion::Frozen, job, root).only(chunks.min(all)..all);
+        let Some(sync) = self.sync.as_mut() else { return };
         (sync.stage, sync.until) = (Stage::Frozen { spec, download }, until);
         self.start_download();
     }
@@ -370,8 +414,9 @@ impl FamilyNode {
         let Some((update_root, _)) = sync.ahead.get(&version.0).copied() else {
             return self.read_theta(version);
         };
-        let region = Name::Job(sync.job, JobRegion::Update(version)).region();
-        let download = Download::new(region, Some(update_root), WINDOW);
+        let job = sync.job;
+        let download = self.download(JobRegion::Update(version), job, Some(update_root));
+        let Some(sync) = self.sync.as_mut() else { return };
         (sync.stage, sync.until) = (Stage::Update { version, download }, until);
         self.start_download();
     }
@@ -380,8 +425,9 @@ impl FamilyNode {
         let until = self.now.after(PATIENCE);
         let Some(sync) = self.sync.as_mut() else { return };
         let Some(chain) = self.chains.get(&sync.job).copied() else { return };
-        let region = Name::Job(sync.job, JobRegion::Theta).region();
-        let download = Download::new(region, Some(chain.theta_root), WINDOW);
+        let job = sync.job;
+        let download = self.download(JobRegion::Theta, job, Some(chain.theta_root));
+        let Some(sync) = self.sync.as_mut() else { return };
         (sync.stage, sync.until) = (Stage::Theta { version: chain.version, download }, until);
         self.start_download();
     }
@@ -507,9 +553,9 @@ impl FamilyNode {
             return self.run(lease, from);
         };
         let root = self.jobs.get(&job).and_then(|l| l.spec.data.shards.get(shard as usize));
-        let region: RegionName = Name::Job(job, JobRegion::Shard(shard)).region();
-        let mut download =
-            Download::new(region, root.map(|shard| shard.root), WINDOW).only(range.clone());
+        let root = root.map(|shard| shard.root);
+        let mut download = self.download(JobRegion::Shard(shard), job, root).only(range.clone());
+        let Some(fetch) = self.fetch.as_mut() else { return };
         if let Some(session) = self.session.as_mut() {
             download.start(now, session);
         }
@@ -524,7 +570,15 @@ impl FamilyNode {
             let shard = *shard;
             let Some(step) = download.poll() else { return };
             match step {
-                DownloadStep::Opened(info) => fetch.shape = Some(info.shape),
+                DownloadStep::Opened(info) => {
+                    fetch.shape = Some(info.shape);
+                    let expected = self.jobs.get(&job).and_then(|loaded| {
+                        Some(shape::of_bytes(loaded.spec.data.shards.get(shard as usize)?.bytes))
+                    });
+                    if let Err(why) = shape::is_cut(info.shape, expected) {
+                        return self.fetch_failed(&why);
+                    }
+                }
                 DownloadStep::Chunk(chunk, bytes) => {
                     let Some(shape) = fetch.shape else { return };
                     let offset = u64::from(chunk) * u64::from(shape.chunk_bytes);
@@ -535,18 +589,31 @@ impl FamilyNode {
                     fetch.now = None;
                     return self.fetch_next();
                 }
-                DownloadStep::Failed(error) => {
-                    self.fetch = None;
-                    let note = format!("could not read the data of the lease: {error}");
-                    self.outputs.push_back(Output::Note(note));
-                    if self.worker.phase == Phase::Training {
-                        self.happened(Happened::TrainFailed);
-                    }
-                    return;
-                }
+                DownloadStep::Failed(error) => return self.fetch_failed(&error.to_string()),
                 _ => {}
             }
         }
+    }
+
+    fn fetch_failed(&mut self, why: &str) {
+        if let (Some(fetch), Some(session)) = (self.fetch.take(), self.session.as_mut())
+            && let Some((_, _, mut download)) = fetch.now
+        {
+            download.stop(session);
+        }
+        let note = format!("could not read the data of the lease: {why}");
+        self.outputs.push_back(Output::Note(note));
+        if self.worker.phase == Phase::Training {
+            self.happened(Happened::TrainFailed);
+        }
+    }
+}
+
+/// Puts a chunk in its place; a download hands over none that has no place in what it opened.
+fn place(whole: &mut [u8], offset: u64, bytes: &[u8]) {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX);
+    if let Some(place) = whole.get_mut(start..).and_then(|rest| rest.get_mut(..bytes.len())) {
+        place.copy_from_slice(bytes);
     }
 }
 

@@ -3,19 +3,30 @@
 use super::{DownloadStep, REOPENS_MAX, TransferError, is_bad_handle};
 use crate::limits::READ_CHUNKS_MAX;
 use crate::{
-    Answer, ChunkSet, Event, Handle, Op, Refused, RegionInfo, RegionName, RequestId, Session,
+    Answer, ChunkSet, Event, Handle, Op, Refused, RegionInfo, RegionName, RequestId, Session, Shape,
 };
+use bytes::Bytes;
 use core::ops::Range;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use suanli_base::{Hash, Time};
+
+/// Chunks on their way at once, however short: each upload of one is a request of its own.
+const WINDOW_CHUNKS_MAX: usize = 128;
+
+/// How many chunks a window in bytes is; one always goes.
+pub(super) fn chunks_within(window_bytes: u64, shape: Shape) -> usize {
+    let longest = shape.bytes.min(u64::from(shape.chunk_bytes)).max(1);
+    let chunks = usize::try_from(window_bytes / longest).unwrap_or(usize::MAX);
+    chunks.clamp(1, WINDOW_CHUNKS_MAX)
+}
 
 /// Reads chunks of a region, verified on arrival; what has arrived is kept across holders.
 #[derive(Debug)]
 pub struct Download {
     region: RegionName,
     expected: Option<Hash>,
-    window: usize,
+    window_bytes: u64,
     only: Option<Range<u32>>,
     have: Option<ChunkSet>,
     state: State,
@@ -35,14 +46,15 @@ enum State {
 }
 
 impl Download {
-    /// A download of all of `region`; with `expected`, only of the content with this root. `window`
-    /// bounds the chunks asked for and not arrived.
+    /// A download of all of `region`; with `expected`, only of the content with this root.
+    /// `window_bytes` bounds the chunks asked for and not arrived: as many as fill the path, however
+    /// short they are.
     #[must_use]
-    pub fn new(region: RegionName, expected: Option<Hash>, window: usize) -> Self {
+    pub fn new(region: RegionName, expected: Option<Hash>, window_bytes: u64) -> Self {
         Self {
             region,
             expected,
-            window: window.max(1),
+            window_bytes,
             only: None,
             have: None,
             state: State::Stopped,
@@ -93,18 +105,10 @@ impl Download {
     pub fn handle(&mut self, now: Time, session: &mut Session, event: &Event) -> bool {
         let ours = match event {
             Event::Answered { id, answer } => self.answered(session, *id, answer),
-            Event::Chunk { id, chunk, bytes, .. } => match self.reads.get_mut(id) {
-                Some(chunks) => {
-                    chunks.remove(chunk);
-                    self.reopens = 0;
-                    let have = self.have.as_mut().expect("set when the region was opened");
-                    if have.insert(*chunk) {
-                        self.steps.push_back(DownloadStep::Chunk(*chunk, bytes.clone()));
-                    }
-                    true
-                }
-                None => false,
-            },
+            Event::Chunk { id, chunk, bytes, .. } if self.reads.contains_key(id) => {
+                self.arrived(session, *id, *chunk, bytes);
+                true
+            }
             Event::Failed { id, failure } => {
                 let opening = matches!(self.state, State::Opening(open) if open == *id);
                 let ours = opening || self.reads.contains_key(id);
@@ -125,6 +129,23 @@ impl Download {
             _ => {}
         }
         ours
+    }
+
+    fn arrived(&mut self, session: &mut Session, id: RequestId, chunk: u32, bytes: &Bytes) {
+        let State::Reading(_, info) = &self.state else { return };
+        if info.shape.chunk_len(chunk) != u32::try_from(bytes.len()).ok() {
+            // The hash is that of the region, so whoever described the region lied.
+            let found = bytes.len();
+            return self.fail(session, TransferError::WrongLength { chunk, found });
+        }
+        if let Some(chunks) = self.reads.get_mut(&id) {
+            chunks.remove(&chunk);
+        }
+        self.reopens = 0;
+        let have = self.have.as_mut().expect("set when the region was opened");
+        if have.insert(chunk) {
+            self.steps.push_back(DownloadStep::Chunk(chunk, bytes.clone()));
+        }
     }
 
     fn answered(&mut self, session: &mut Session, id: RequestId, answer: &Answer) -> bool {
@@ -155,13 +176,14 @@ impl Download {
     fn ask(&mut self, now: Time, session: &mut Session) {
         let State::Reading(handle, info) = &self.state else { return };
         let (handle, count) = (*handle, info.chunk_count());
+        let window = chunks_within(self.window_bytes, info.shape);
         let Range { start, end } = self.only.clone().unwrap_or(0..count);
         let have = self.have.as_ref().expect("set when the region was opened");
         let mut missing: VecDeque<u32> = (start..end.min(count))
             .filter(|chunk| !have.contains(*chunk))
             .filter(|chunk| !self.reads.values().any(|read| read.contains(chunk)))
             // What one window can take; a long list is not built at every chunk.
-            .take(self.window)
+            .take(window)
             .collect();
         let mut in_flight: usize = self.reads.values().map(BTreeSet::len).sum();
         if missing.is_empty() && in_flight == 0 {
@@ -171,9 +193,9 @@ impl Download {
             return;
         }
         // Half a window at a time: few requests, and the pipe never runs dry.
-        let batch = self.window.div_ceil(2).min(READ_CHUNKS_MAX);
+        let batch = window.div_ceil(2).min(READ_CHUNKS_MAX);
         while !missing.is_empty() {
-            let room = self.window.saturating_sub(in_flight);
+            let room = window.saturating_sub(in_flight);
             let len = batch.min(missing.len());
             if room < len {
                 return;

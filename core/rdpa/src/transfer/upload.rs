@@ -1,5 +1,6 @@
 //! Staging a contribution or a new version at a peer, from where it stopped.
 
+use super::download::chunks_within;
 use super::{REOPENS_MAX, TransferError, UploadStep, is_bad_handle};
 use crate::{
     Answer, ChunkSet, Event, Handle, Level, Op, Placement, Refused, RegionName, RequestId, Session,
@@ -38,19 +39,19 @@ enum State {
 }
 
 impl Upload {
-    /// An upload of what `stage` announces. `window` bounds the chunks asked of the caller or on
-    /// their way.
+    /// An upload of what `stage` announces. `window_bytes` bounds the chunks asked of the caller or
+    /// on their way: as many as fill the path, however short they are.
     ///
     /// # Panics
     /// When the announced shape is out of bounds: a defect of ours.
     #[must_use]
-    pub fn new(region: RegionName, stage: StageInfo, window: usize) -> Self {
+    pub fn new(region: RegionName, stage: StageInfo, window_bytes: u64) -> Self {
         assert_eq!(stage.shape.check(), Ok(()), "an upload announces a shape within bounds");
         let count = u32::try_from(stage.shape.chunk_count()).expect("checked just now");
         Self {
             region,
             stage,
-            window: window.max(1),
+            window: chunks_within(window_bytes, stage.shape),
             level: Level::Placed,
             state: State::Stopped,
             placed: ChunkSet::empty(count),

@@ -26,6 +26,8 @@ pub(crate) struct Holder {
     pub(crate) hides: bool,
     /// Answers READs with wrong bytes.
     pub(crate) lies: bool,
+    /// What it says in WELCOME that it takes at once; a little, unless it says so.
+    pub(crate) window_bytes: Option<u64>,
 }
 
 pub(crate) fn cut(bytes: &[u8], chunk_bytes: u32) -> Vec<Bytes> {
@@ -63,7 +65,9 @@ impl Holder {
         let error = |code| Reply::Error { code, text: "as a test".to_owned() };
         match request {
             Request::Hello(_) => {
-                let limits = PeerLimits { requests_max: 64, bulk_window_bytes: 10_000 };
+                let (requests_max, bulk_window_bytes) =
+                    self.window_bytes.map_or((64, 10_000), |bytes| (256, bytes));
+                let limits = PeerLimits { requests_max, bulk_window_bytes };
                 Reply::Welcome(Welcome { version: 2, limits, time: Time(0) })
             }
             Request::Open { region } => match self.newest(&region) {

@@ -7,11 +7,11 @@
 
 use crate::packed::{root_of, unpack_file};
 use crate::trainable::Trainable;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use suanli_base::{Hash, JobId, Round};
+use suanli_base::{Hash, JobId, NodeId, Round};
 use suanli_bus::authority::Settled;
 use suanli_bus::merge::{Outer, OuterState, Part, check_payload, hash_chunks, merge};
 use suanli_bus::state::MergeOrder;
@@ -51,7 +51,8 @@ impl Files {
             // A description without its bytes is not offered: the trainer writes it again.
             let whole = info.filter(|info| {
                 let length = std::fs::metadata(self.content(info.root)).map(|m| m.len());
-                info.root.to_string() == root && length.ok() == Some(info.shape.bytes)
+                let named = info.root.to_string() == root && info.check().is_ok();
+                named && length.ok() == Some(info.shape.bytes)
             });
             found.extend(whole);
         }
@@ -62,8 +63,20 @@ impl Files {
         self.folder.join("content").join(root.to_string())
     }
 
-    fn staged(&self, root: Hash) -> PathBuf {
-        self.folder.join("staging").join(root.to_string())
+    /// Where something is on its way, by a name of its own.
+    fn staged(&self, name: &str) -> PathBuf {
+        self.folder.join("staging").join(name)
+    }
+
+    /// Where a trainer's content is on its way.
+    fn brought(&self, by: NodeId, root: Hash) -> PathBuf {
+        self.staged(&format!("{root}.{by}"))
+    }
+
+    /// Throws away what was on its way when an earlier run ended: nobody knows of it any more.
+    pub(crate) fn clear_staging(&self) -> Result<(), DiskError> {
+        let left = self.disk.list("staging")?;
+        left.iter().try_for_each(|file| self.disk.remove(&format!("staging/{}", file.name)))
     }
 
     /// Takes a file in as content: its bytes are checked against the description.
@@ -76,16 +89,15 @@ impl Files {
             let text = format!("{} does not hold what its description says", from.display());
             return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, text));
         }
-        let staged = self.staged(info.root);
+        let staged = self.staged(&info.root.to_string());
         std::fs::write(&staged, &bytes)?;
-        self.settle_content(info)
+        self.settle_content(&staged, info)
     }
 
     /// Makes staged content permanent: bytes synced, then named, then described.
-    fn settle_content(&self, info: &RegionInfo) -> std::io::Result<()> {
-        let staged = self.staged(info.root);
-        std::fs::File::open(&staged)?.sync_all()?;
-        std::fs::rename(&staged, self.content(info.root))?;
+    fn settle_content(&self, staged: &Path, info: &RegionInfo) -> std::io::Result<()> {
+        std::fs::File::open(staged)?.sync_all()?;
+        std::fs::rename(staged, self.content(info.root))?;
         let bytes = postcard::to_stdvec(info).expect("our own types always encode");
         write_atomic(&*self.disk, "content", &format!("{}.info", info.root), &bytes)
             .map_err(std::io::Error::other)
@@ -98,7 +110,7 @@ impl Files {
         if plain.exists() && root_of(&plain).map_err(text)? == frozen.root {
             return Ok(());
         }
-        let made = self.staged(frozen.root);
+        let made = self.staged(&frozen.root.to_string());
         if unpack_file(&packed, &made, frozen.parameters).map_err(text)? != frozen.root {
             return Err("the frozen model does not have the root the job names".into());
         }
@@ -147,6 +159,8 @@ impl Files {
 pub(super) struct Bulk {
     files: Files,
     staged: BTreeMap<Stage, Vec<u8>>,
+    /// Content on its way of which the disk has refused a chunk.
+    holed: BTreeSet<Stage>,
     heads: BTreeMap<JobId, LogFiles>,
 }
 
@@ -155,7 +169,7 @@ pub(super) type Fatal = String;
 
 impl Bulk {
     pub(super) const fn new(files: Files) -> Self {
-        Self { files, staged: BTreeMap::new(), heads: BTreeMap::new() }
+        Self { files, staged: BTreeMap::new(), holed: BTreeSet::new(), heads: BTreeMap::new() }
     }
 
     /// Does one piece of work.
@@ -167,14 +181,15 @@ impl Bulk {
             }
             Work::Unstage(stage) => {
                 self.staged.remove(&stage);
-                if let Stage::Content(root) = stage {
-                    // What is left of it is overwritten by the next attempt.
-                    let _ = std::fs::remove_file(self.files.staged(root));
+                self.holed.remove(&stage);
+                if let Stage::Content { by, root } = stage {
+                    // What is left of it is thrown away at the next start.
+                    let _ = std::fs::remove_file(self.files.brought(by, root));
                 }
                 Ok(None)
             }
-            Work::Store { root, info } => {
-                let stored = self.files.settle_content(&info);
+            Work::Store { by, info } => {
+                let (root, stored) = (info.root, self.store(by, &info));
                 if let Err(error) = &stored {
                     eprintln!("suanli: content {} could not be stored: {error}", root.short());
                 }
@@ -222,17 +237,27 @@ impl Bulk {
                     place.copy_from_slice(bytes);
                 }
             }
-            Stage::Content(root) => {
-                let path = self.files.staged(root);
+            Stage::Content { by, root } => {
+                let path = self.files.brought(by, root);
                 let file =
                     std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(path);
                 if let Err(error) = file.and_then(|file| file.write_all_at(bytes, offset)) {
-                    // Found again when it is stored: its length is wrong.
+                    self.holed.insert(stage);
                     eprintln!("suanli: content {} could not be written: {error}", root.short());
                 }
             }
         }
         Ok(())
+    }
+
+    /// Makes what a trainer brought permanent, if the disk has taken all of it.
+    fn store(&mut self, by: NodeId, info: &RegionInfo) -> std::io::Result<()> {
+        let (root, path) = (info.root, self.files.brought(by, info.root));
+        if self.holed.remove(&Stage::Content { by, root }) {
+            std::fs::remove_file(path)?;
+            return Err(std::io::Error::other("the disk did not take all of it"));
+        }
+        self.files.settle_content(&path, info)
     }
 
     fn settle(&mut self, settle: Settle) -> Done {
@@ -396,4 +421,44 @@ pub(crate) fn open_heads(
     }
     let (log, recovered) = LogFiles::open(files.disk.clone(), &dir, Hash(job.0))?;
     Ok((log, recovered.bodies))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_of_which_the_disk_refused_a_chunk_is_not_called_stored() {
+        // A chunk that could not be written was said and forgotten: the trainer heard that all was
+        // stored, with a hole in it.
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::open(folder.path()).unwrap();
+        let info = RegionInfo::of(1, &[7; 150], 100).unwrap();
+        let (by, root) = (NodeId([1; 32]), info.root);
+        let stage = Stage::Content { by, root };
+        let mut bulk = Bulk::new(files.clone());
+        let write = |bulk: &mut Bulk, offset, len| {
+            let bytes = vec![7; len].into();
+            assert!(bulk.perform(Work::Stage { stage, offset, bytes, total: 150 }).is_ok());
+        };
+        let stored = |bulk: &mut Bulk| {
+            let done = bulk.perform(Work::Store { by, info: info.clone() });
+            matches!(done, Ok(Some(Done::Stored { stored: true, .. })))
+        };
+        // A folder in its place: the disk refuses the first chunk, and takes the second.
+        let place = files.brought(by, root);
+        std::fs::create_dir(&place).unwrap();
+        write(&mut bulk, 0, 100);
+        std::fs::remove_dir(&place).unwrap();
+        write(&mut bulk, 100, 50);
+        assert!(!stored(&mut bulk) && !files.content(root).exists());
+        write(&mut bulk, 0, 100);
+        write(&mut bulk, 100, 50);
+        assert!(stored(&mut bulk));
+        assert_eq!(files.contents().unwrap(), std::slice::from_ref(&info));
+        // What an earlier run left on its way does not get into what comes.
+        std::fs::write(&place, [9; 300]).unwrap();
+        files.clear_staging().unwrap();
+        assert!(!place.exists());
+    }
 }

@@ -8,6 +8,7 @@ mod evaluate;
 mod files;
 mod operator;
 mod status;
+mod told;
 mod traffic;
 
 pub(crate) use files::Files;
@@ -24,14 +25,16 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use suanli_base::{CityId, Duration, Hash, JobId, NodeId, Time};
+use suanli_base::{CityId, Duration, Fault, Hash, JobId, NodeId, Time};
 use suanli_bus::CityState;
 use suanli_identity::{Access, AccessLine, Bounds, Grant, Role, SecretKey, Ticket};
+use suanli_link::group_of;
 use suanli_log::Entry;
 use suanli_node::city::{CityNode, CommandId, ConnId, Done, Input, Output, Source, Work};
 use suanli_rdpa::Limits;
 use suanli_store::{FolderLock, LogFiles, LogFilesError};
 use tokio::sync::{mpsc, oneshot};
+use told::{Told, Who};
 use traffic::Ledger;
 
 const FILE: &str = "city.toml";
@@ -97,6 +100,7 @@ pub async fn serve(options: CityOptions) -> Result<(), Refusal> {
     let (log, state) = recover(&files, city)?;
     let wanted = state.blobs().into_iter().collect();
     files.blobs.keep_only(&wanted).map_err(|error| environment(error.to_string()))?;
+    files.clear_staging().map_err(|error| environment(error.to_string()))?;
     let contents = files.contents().map_err(|error| environment(error.to_string()))?;
     let doors = Doors::open(&options.doors, &remembered, &folder, &key).await?;
     if remembered.port != doors.port {
@@ -130,6 +134,7 @@ pub async fn serve(options: CityOptions) -> Result<(), Refusal> {
         control,
         wires: BTreeMap::new(),
         traffic,
+        told: Told::default(),
         described: BTreeSet::new(),
         addresses: doors.for_tickets(),
         shown_addresses: doors.shown(),
@@ -234,6 +239,7 @@ struct Process {
     control: ControlServer,
     wires: BTreeMap<ConnId, (NodeId, Wire)>,
     traffic: Ledger,
+    told: Told,
     /// Jobs whose tensors the node was told of, or has none to be told of.
     described: BTreeSet<JobId>,
     /// The ways to this city, for tickets: with the pass of a relay.
@@ -272,7 +278,7 @@ impl Process {
     }
 
     fn input(&mut self, input: Input) -> Result<(), Refusal> {
-        self.tell_connection(&input);
+        self.tell_lost(&input);
         self.handle(input)?;
         self.drain()
     }
@@ -299,9 +305,10 @@ impl Process {
                 }
                 Output::Work(work) => self.work(work)?,
                 Output::Close { conn, why } => {
-                    eprintln!("suanli: connection closed: {why}");
+                    self.tell_end(conn, &why);
                     self.hang_up(conn);
                 }
+                Output::Admitted { conn } => self.tell_admitted(conn),
                 Output::Reply { id, outcome, job } => self.command_done(id, outcome, job),
                 Output::Revoked { id, result } => self.revoke_done(id, result),
                 Output::Note(note) => eprintln!("suanli: {note}"),
@@ -371,7 +378,7 @@ impl Process {
             let jobs = state.jobs.values();
             jobs.flat_map(|job| &job.recent).any(|recent| recent.theta == Some(blob))
         };
-        let traffic = self.traffic.of(*node);
+        let traffic = self.traffic.of(state, *node);
         match source {
             Source::Content(_) => traffic.shards += u64::from(length),
             Source::Blob(blob) if theta(blob) => traffic.theta += u64::from(length),
@@ -391,9 +398,22 @@ impl Process {
     fn hang_up(&mut self, conn: ConnId) {
         if let Some((node, wire)) = self.wires.remove(&conn) {
             let (sent, received) = wire.bytes();
-            let traffic = self.traffic.of(node);
+            let traffic = self.traffic.of(self.node.state(), node);
             traffic.up += received;
             traffic.down += sent;
+        }
+    }
+
+    /// Tells of the end of a connection, unless its peer's are told already.
+    fn tell_end(&mut self, conn: ConnId, why: &str) {
+        let Some((node, wire)) = self.wires.get(&conn) else { return };
+        let who = if self.node.state().members.contains_key(node) {
+            Who::Member(*node)
+        } else {
+            Who::Stranger(wire.remote().ip().map(group_of))
+        };
+        if let Some(line) = self.told.line(self.clock.now(), who, why) {
+            eprintln!("suanli: {line}");
         }
     }
 
@@ -401,8 +421,9 @@ impl Process {
         match event {
             WireEvent::Up { wire, .. } => {
                 let (conn, peer) = (ConnId(wire.link()), wire.peer());
+                let from = wire.remote().ip().map(group_of);
                 self.wires.insert(conn, (peer, wire));
-                self.input(Input::Opened { conn, peer, seed: net::entropy() })
+                self.input(Input::Opened { conn, peer, from, seed: net::entropy() })
             }
             WireEvent::Frame { link, frame } => {
                 let conn = ConnId(link);
@@ -415,8 +436,12 @@ impl Process {
                 self.transmit();
                 Ok(())
             }
-            WireEvent::Down { link, .. } => {
+            WireEvent::Down { link, why } => {
                 let conn = ConnId(link);
+                // A link that was cut is the weather's, and ordinary.
+                if let Some(error) = why.filter(|error| error.fault() == Fault::Peer) {
+                    self.tell_end(conn, &error.to_string());
+                }
                 self.hang_up(conn);
                 self.input(Input::Closed { conn })
             }
@@ -464,7 +489,7 @@ pub(crate) fn environment(text: impl Into<String>) -> Refusal {
 
 fn log_refusal(error: &LogFilesError) -> Refusal {
     let class = match error.fault() {
-        suanli_base::Fault::Weather => RefusalClass::Environment,
+        Fault::Weather => RefusalClass::Environment,
         _ => RefusalClass::Corrupt,
     };
     let next = match class {

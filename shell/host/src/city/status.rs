@@ -11,7 +11,7 @@ use suanli_base::{JobId, NodeId, Round};
 use suanli_bus::state::Job;
 use suanli_identity::Role;
 use suanli_log::{Entry, JobPhase};
-use suanli_node::city::Input;
+use suanli_node::city::{ConnId, Input};
 
 /// How far back the speed of a job is measured.
 const SPEED_ROUNDS: usize = 5;
@@ -225,30 +225,29 @@ impl Process {
         }
     }
 
-    /// Tells those who watch who came and went.
-    pub(super) fn tell_connection(&self, input: &Input) {
-        let event = match input {
-            Input::Opened { peer, .. } => {
-                let (node, name) = (peer.to_string(), self.name_of(*peer));
-                Some(StatusEvent::MemberConnected { node, name })
-            }
-            Input::Closed { conn } => {
-                let peer = self.node.connections().find(|(id, _)| id == conn).map(|(_, peer)| peer);
-                peer.map(|peer| StatusEvent::MemberLost {
-                    node: peer.to_string(),
-                    name: self.name_of(peer),
-                })
-            }
-            _ => None,
-        };
-        if let Some(event) = event {
-            self.control.publish(event);
+    /// Tells those who watch that a member's HELLO was accepted.
+    pub(super) fn tell_admitted(&self, conn: ConnId) {
+        if let Some((peer, _)) = self.wires.get(&conn) {
+            let (node, name) = (peer.to_string(), self.name_of(*peer));
+            self.control.publish(StatusEvent::MemberConnected { node, name });
+        }
+    }
+
+    /// Tells those who watch that a member's connection ends.
+    pub(super) fn tell_lost(&self, input: &Input) {
+        let Input::Closed { conn } = input else { return };
+        let member = self.node.connections().find(|(id, _)| id == conn);
+        if let Some((_, peer)) = member.filter(|_| self.node.is_member(*conn)) {
+            let (node, name) = (peer.to_string(), self.name_of(peer));
+            self.control.publish(StatusEvent::MemberLost { node, name });
         }
     }
 
     /// Members that ever had a socket, each once.
     fn peers(&self) -> BTreeMap<NodeId, Traffic> {
-        let known = self.traffic.nodes().chain(self.wires.values().map(|(node, _)| *node));
+        let members = &self.node.state().members;
+        let wired = self.wires.values().map(|(node, _)| *node);
+        let known = self.traffic.nodes().chain(wired.filter(|node| members.contains_key(node)));
         known.map(|node| (node, self.traffic_of(node))).collect()
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! Written at every committed round and not synced: nothing is decided by it. A crash forgets the
 //! bytes since the last round, so the steps they are held against are forgotten with them.
+//!
+//! Invariant: a book for each member in the log, and one for all others together: guests, and
+//! whoever came with a key and nothing else.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -27,6 +30,7 @@ pub(super) struct Traffic {
 pub(super) struct Ledger {
     path: PathBuf,
     nodes: BTreeMap<NodeId, Traffic>,
+    others: Traffic,
     /// Steps whose bytes are in the books, and those the state held when the books were opened.
     steps: BTreeMap<JobId, (u64, u64)>,
 }
@@ -34,6 +38,8 @@ pub(super) struct Ledger {
 #[derive(Default, Serialize, Deserialize)]
 struct File {
     nodes: BTreeMap<String, Traffic>,
+    #[serde(default)]
+    others: Traffic,
     steps: BTreeMap<String, u64>,
 }
 
@@ -44,15 +50,22 @@ impl Ledger {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let file: File = serde_json::from_str(&text).unwrap_or_default();
         let nodes = file.nodes.iter().filter_map(|(node, t)| Some((node.parse().ok()?, *t)));
+        let nodes = nodes.filter(|(node, _)| state.members.contains_key(node));
         let steps = state.jobs.iter().map(|(id, job)| {
             let saved = file.steps.get(&id.to_string()).copied().unwrap_or(0);
             (*id, (saved, steps_of(job)))
         });
-        Self { nodes: nodes.collect(), steps: steps.collect(), path }
+        let (nodes, steps) = (nodes.collect(), steps.collect());
+        Self { path, nodes, others: file.others, steps }
     }
 
-    pub(super) fn of(&mut self, node: NodeId) -> &mut Traffic {
-        self.nodes.entry(node).or_default()
+    /// The book that a node's bytes go into.
+    pub(super) fn of(&mut self, state: &CityState, node: NodeId) -> &mut Traffic {
+        if state.members.contains_key(&node) {
+            self.nodes.entry(node).or_default()
+        } else {
+            &mut self.others
+        }
     }
 
     pub(super) fn known(&self, node: NodeId) -> Traffic {
@@ -74,6 +87,7 @@ impl Ledger {
         let steps = state.jobs.iter();
         let file = File {
             nodes: nodes.iter().map(|(node, traffic)| (node.to_string(), *traffic)).collect(),
+            others: self.others,
             steps: steps.map(|(id, job)| (id.to_string(), self.counted_steps(*id, job))).collect(),
         };
         let part = self.path.with_extension("json.part");
@@ -85,4 +99,42 @@ impl Ledger {
 
 fn steps_of(job: &Job) -> u64 {
     job.contributed.values().map(|done| done.steps).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use suanli_base::{CityId, TicketId, Time};
+    use suanli_identity::{Role, SecretKey};
+    use suanli_log::Entry;
+
+    #[test]
+    fn strangers_have_one_book_together_and_a_member_one_of_its_own() {
+        // Every key that ever finished a handshake had a book, kept in memory, written at every
+        // round and shown among the members: a stranger grew them by a new key at a time.
+        let node = |seed: u8| SecretKey::from_seed(&[seed; 32]).node();
+        let (city, time) = (CityId::from(node(0)), Time(1));
+        let mut state = CityState::new();
+        state.apply(&Entry::Founded { city, name: "city".into(), time }).unwrap();
+        let (ticket, name) = (TicketId([1; 32]), "member".to_owned());
+        let joined = Entry::Joined { node: node(1), name, role: Role::Join, ticket, time };
+        state.apply(&joined).unwrap();
+
+        let folder = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(folder.path(), &state);
+        for seed in 1..=200 {
+            ledger.of(&state, node(seed)).up += 10;
+        }
+        assert_eq!((ledger.nodes().count(), ledger.known(node(1)).up), (1, 10));
+        assert_eq!((ledger.others.up, ledger.known(node(2)).up), (1990, 0));
+        let books = |ledger: &Ledger| ledger.nodes().map(|n| (n, ledger.known(n))).collect();
+        ledger.save(&books(&ledger), &state);
+        let again = Ledger::open(folder.path(), &state);
+        assert_eq!((again.known(node(1)).up, again.others.up), (10, 1990));
+        // What an earlier version kept of strangers is forgotten.
+        let mut all: BTreeMap<NodeId, Traffic> = books(&again);
+        all.insert(node(2), Traffic::default());
+        again.save(&all, &state);
+        assert_eq!(Ledger::open(folder.path(), &state).nodes().count(), 1);
+    }
 }

@@ -418,7 +418,7 @@ impl Agent {
             WireEvent::Down { link, why } => {
                 if self.wire.as_ref().is_some_and(|wire| wire.link() == link) {
                     self.unplug();
-                    self.reason = why;
+                    self.reason = why.map(|error| error.to_string());
                     if !core::mem::replace(&mut self.away, true) {
                         self.note(FamilyNote::Lost { city: self.settings.city });
                     }

@@ -40,6 +40,17 @@ pub enum RemoteError {
     /// It was closed by our side.
     #[error("the connection was closed here; connect again")]
     Closed,
+    /// The holder answered a fence with less than was asked, where it had to refuse.
+    #[error(
+        "asked for {asked:?}, the holder says {given:?}: what was written may be lost; ask for less, \
+         or write elsewhere"
+    )]
+    Weaker {
+        /// What was asked.
+        asked: Level,
+        /// What the holder says.
+        given: Level,
+    },
     /// A name stands for something other than cells.
     #[error("{region} has no cells: it is not what this command is for")]
     NoCells {
@@ -54,6 +65,7 @@ impl RemoteError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Failed(error) | Self::Over(error) => error.fault(),
+            Self::Weaker { .. } => Fault::Peer,
             Self::Closed | Self::NoCells { .. } => Fault::Ours,
         }
     }
@@ -542,10 +554,17 @@ impl RemoteNode {
     /// Waits until everything before is as safe as `level`.
     ///
     /// # Errors
-    /// [`RemoteError`].
+    /// [`RemoteError`]; [`RemoteError::Weaker`] when the holder answers with less than was asked.
     pub async fn fence(&self, level: Level) -> Result<(), RemoteError> {
         self.call(move |desk| {
-            Box::pin(async move { desk.ask(Op::Fence { level }).await.map(|_| ()) })
+            Box::pin(async move {
+                match desk.ask(Op::Fence { level }).await? {
+                    Answer::Fenced { level: given } if given < level => {
+                        Err(RemoteError::Weaker { asked: level, given })
+                    }
+                    _ => Ok(()),
+                }
+            })
         })
         .await?
     }
