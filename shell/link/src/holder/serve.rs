@@ -2,6 +2,7 @@
 
 use super::Holder;
 use super::door::{Doorman, Refusal};
+use super::stage::{SessionId, StageKey};
 use crate::Link;
 use crate::endpoint::Endpoint;
 use crate::pump::Ended;
@@ -12,7 +13,7 @@ use suanli_base::Time;
 use suanli_rdpa::limits::PROTOCOL_VERSION;
 use suanli_rdpa::{
     Code, Event, Level, Limits, PeerLimits, RegionName, Reply, Request, ResponderToken, Session,
-    Side, Span, StageKind, Welcome, runs_of,
+    Side, Span, StageInfo, StageKind, Welcome, runs_of,
 };
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, sleep_until};
@@ -30,6 +31,7 @@ pub async fn serve(
     let mut news = holder.news.subscribe();
     let mut connection = Connection {
         endpoint,
+        session: holder.enter(),
         holder,
         doorman,
         limits,
@@ -62,6 +64,7 @@ pub async fn serve(
 
 struct Connection<D> {
     endpoint: Endpoint,
+    session: SessionId,
     holder: Arc<Holder>,
     doorman: D,
     limits: Limits,
@@ -79,6 +82,7 @@ impl<D> Drop for Connection<D> {
         for (region, version) in self.pins.drain(..) {
             self.holder.unpin(&region, version);
         }
+        self.holder.leave(self.session);
     }
 }
 
@@ -168,17 +172,18 @@ impl<D: Doorman> Connection<D> {
                 self.read_ranges(&region, version, &spans, start, len)
             }
             Request::OpenStage { region, stage } => {
-                done(self.holder.open_stage(&region, stage).map(Reply::StageOpened))
+                let opened = self.holder.open_stage(self.stage(region, stage), self.session);
+                done(opened.map(Reply::StageOpened))
             }
             Request::Stage { level: Some(Level::Durable), .. } => {
                 error(Code::Unavailable, "this holder keeps what is staged in memory")
             }
-            Request::Stage { region, chunk, hash, bytes, .. } => {
-                let placed = self.holder.place(&region, chunk, hash, bytes);
+            Request::Stage { region, stage, chunk, hash, bytes, .. } => {
+                let placed = self.holder.place(&self.stage(region, stage), chunk, hash, &bytes);
                 done(placed.map(|placement| Reply::Placed { placement, level: Level::Placed }))
             }
             Request::Commit { region, stage, expected } if stage.kind == StageKind::Write => {
-                let committed = self.holder.commit(&region, expected);
+                let committed = self.holder.commit(&self.stage(region, stage), expected);
                 done(committed.map(|version| Reply::Committed { version }))
             }
             Request::Subscribe { region } => {
@@ -211,6 +216,11 @@ impl<D: Doorman> Connection<D> {
             }
             _ => error(Code::Unsupported, "not offered by this holder"),
         }
+    }
+
+    /// The staging area that this peer means.
+    const fn stage(&self, name: RegionName, info: StageInfo) -> StageKey {
+        StageKey { name, peer: self.endpoint.peer(), info }
     }
 
     fn welcome(&self, now: Time) -> Welcome {
