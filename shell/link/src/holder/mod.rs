@@ -9,6 +9,7 @@
 
 mod cells;
 mod door;
+mod kept;
 mod region;
 mod serve;
 mod stage;

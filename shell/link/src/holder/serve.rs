@@ -2,6 +2,7 @@
 
 use super::Holder;
 use super::door::{Doorman, Refusal};
+use super::kept::{Full, Kept};
 use super::stage::{SessionId, StageKey};
 use crate::Link;
 use crate::endpoint::Endpoint;
@@ -37,7 +38,7 @@ pub async fn serve(
         limits,
         pins: VecDeque::new(),
         subscribed: BTreeSet::new(),
-        kept: VecDeque::new(),
+        kept: Kept::new(&limits),
         again: Instant::now(),
     };
     let mut nowhere = ();
@@ -56,6 +57,7 @@ pub async fn serve(
         };
         match event {
             Ok(Event::Request { token, request }) => connection.answer(token, request),
+            Ok(Event::Cancelled { token }) => connection.kept.cancel(token),
             Ok(_) => {}
             Err(ended) => return ended,
         }
@@ -71,9 +73,8 @@ struct Connection<D> {
     /// Versions this peer has open, oldest first; as many as it may have handles.
     pins: VecDeque<(RegionName, u64)>,
     subscribed: BTreeSet<RegionName>,
-    /// What waits for a rate, in order; until when. The session bounds how many there are, and how
-    /// many bytes they hold.
-    kept: VecDeque<(ResponderToken, Request)>,
+    /// What waits for a rate; until when.
+    kept: Kept,
     again: Instant,
 }
 
@@ -109,20 +110,20 @@ impl<D: Doorman> Connection<D> {
     }
 
     fn answer(&mut self, token: ResponderToken, request: Request) {
-        if !self.kept.is_empty() && waits_its_turn(&request) {
-            self.kept.push_back((token, request));
-            return;
-        }
-        if let Some(request) = self.answer_now(token, request) {
-            self.kept.push_front((token, request));
+        let waits = !self.kept.is_empty() && waits_its_turn(&request);
+        let waiting = if waits { Some(request) } else { self.answer_now(token, request) };
+        let Some(request) = waiting else { return };
+        if let Err(Full) = self.kept.push(token, request) {
+            let (now, session) = self.endpoint.at();
+            session.respond(now, token, error(Code::Busy, "too much waits for the rate"));
         }
     }
 
     /// What waited for a rate is served as far as the rate allows now.
     fn go_on(&mut self) {
-        while let Some((token, request)) = self.kept.pop_front() {
+        while let Some((token, request)) = self.kept.pop() {
             if let Some(request) = self.answer_now(token, request) {
-                self.kept.push_front((token, request));
+                self.kept.put_back(token, request);
                 return;
             }
         }
