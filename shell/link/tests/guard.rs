@@ -321,3 +321,30 @@ async fn what_waits_for_a_rate_and_is_no_longer_wanted_is_forgotten() {
     let grown = peak_bytes() - before;
     assert!(grown < 100 << 20, "{} MiB kept of 400 that were sent", grown >> 20);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_takes_back_handles_and_with_them_pins() {
+    // Each operation of a revoked guest was refused, but its handles stayed, and with them its pins,
+    // until it chose to disconnect.
+    let held = held(&Shelf::default(), &[]).await;
+    let theta = name("job/1/theta");
+    let guest = held.hello(&key(2), grant(bounds("job/1/", "read"))).await.unwrap();
+    let opened = guest.open(theta.clone()).await.unwrap();
+    held.holder.publish(&theta, vec![9; MIB].into(), CHUNK).unwrap();
+    let owner = held.hello(&key(1), Vec::new()).await.unwrap();
+    let kept = owner.open(theta.clone()).await.unwrap();
+    let oldest = async || owner.stat(Some(theta.clone())).await.unwrap().region.unwrap().oldest;
+    assert_eq!(oldest().await, 1, "the guest has version 1 open");
+    held.guard.revoke_all(Prefix::new("job/1/").unwrap()).unwrap();
+    // Its connection learns of it when it comes to it; each question gives it time.
+    for _ in 0..10_000 {
+        if oldest().await == 2 {
+            break;
+        }
+    }
+    assert_eq!(oldest().await, 2, "though the guest is still connected");
+    let read = guest.read_verified(opened, 0, vec![0; 10]).await;
+    assert_eq!(code(read), Some(Code::BadHandle));
+    assert_eq!(code(guest.open(theta).await), Some(Code::Unauthorised));
+    owner.read_verified(kept, 0, vec![0; 10]).await.unwrap();
+}

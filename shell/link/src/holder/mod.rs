@@ -121,8 +121,11 @@ impl Holder {
         })
     }
 
-    /// Registers a file as the next version of a region. It is mapped, not read in; whoever owns the
-    /// file must not change it.
+    /// Registers a file as the next version of a region. It is mapped, not read in: whoever owns it
+    /// must not change it while anybody may read that version. To publish anew, write another file
+    /// and rename it over the old one: those who read the old version keep it. A file that is
+    /// changed in place gives readers chunks of a wrong hash, which they refuse; one that is cut
+    /// short ends this process with SIGBUS, as the system does for all mapped files.
     ///
     /// # Errors
     /// [`HoldError`].
@@ -231,8 +234,14 @@ impl Holder {
         SessionId(state.sessions)
     }
 
-    fn leave(&self, session: SessionId) {
-        self.state().stages.leave(session, |_| true);
+    /// The names of the staging areas that a connection has open.
+    fn staging_in(&self, session: SessionId) -> Vec<RegionName> {
+        self.state().stages.open_in(session)
+    }
+
+    /// A connection gives up the staging areas that `is_over` names.
+    fn leave(&self, session: SessionId, is_over: impl Fn(&RegionName) -> bool) {
+        self.state().stages.leave(session, is_over);
     }
 
     fn open_stage(&self, key: StageKey, session: SessionId) -> Result<ChunkSet, Code> {

@@ -17,6 +17,7 @@ use suanli_rdpa::{
     Side, Span, StageInfo, StageKind, Welcome, runs_of,
 };
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 /// Serves `holder` to the peer of `link` until the link is over. `seed` is entropy.
@@ -30,6 +31,7 @@ pub async fn serve(
     let session = Session::new(Side::Accepting, Time(0), limits, seed);
     let endpoint = Endpoint::new(link, session);
     let mut news = holder.news.subscribe();
+    let mut revocations = doorman.revocations();
     let mut connection = Connection {
         endpoint,
         session: holder.enter(),
@@ -45,6 +47,11 @@ pub async fn serve(
     loop {
         let event = tokio::select! {
             biased;
+            // Before all else: whoever was revoked must not put it off by asking without end.
+            () = changed(&mut revocations) => {
+                connection.take_back();
+                continue;
+            }
             event = connection.endpoint.next(&mut nowhere) => event,
             told = news.recv(), if !connection.subscribed.is_empty() => {
                 connection.tell(told);
@@ -62,6 +69,16 @@ pub async fn serve(
             Err(ended) => return ended,
         }
     }
+}
+
+async fn changed(revocations: &mut Option<watch::Receiver<()>>) {
+    if let Some(revocations) = revocations
+        && revocations.changed().await.is_ok()
+    {
+        return;
+    }
+    // Nothing is ever revoked, or no longer.
+    std::future::pending().await
 }
 
 struct Connection<D> {
@@ -83,7 +100,7 @@ impl<D> Drop for Connection<D> {
         for (region, version) in self.pins.drain(..) {
             self.holder.unpin(&region, version);
         }
-        self.holder.leave(self.session);
+        self.holder.leave(self.session, |_| true);
     }
 }
 
@@ -107,6 +124,25 @@ impl<D: Doorman> Connection<D> {
                 }
             }
         }
+    }
+
+    /// Takes back what was opened under a grant that was ended: handles, pins, places in staging
+    /// areas. What was placed stays, and gives way to others when there is need of room.
+    fn take_back(&mut self) {
+        let doorman = &self.doorman;
+        self.endpoint.session().revoke(|region| !doorman.may_keep(region));
+        let holder = &self.holder;
+        self.pins.retain(|(region, version)| {
+            let keeps = doorman.may_keep(region);
+            if !keeps {
+                holder.unpin(region, *version);
+            }
+            keeps
+        });
+        // The doorman is not asked while the holder's state is locked.
+        let mut over = holder.staging_in(self.session);
+        over.retain(|region| !doorman.may_keep(region));
+        holder.leave(self.session, |region| over.contains(region));
     }
 
     fn answer(&mut self, token: ResponderToken, request: Request) {

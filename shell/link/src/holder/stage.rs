@@ -181,6 +181,12 @@ impl Stages {
         Some(staged.chunks.into_values().collect())
     }
 
+    /// The names of the areas that a session has open.
+    pub(super) fn open_in(&self, session: SessionId) -> Vec<RegionName> {
+        let open = self.0.iter().filter(|(_, staged)| staged.open_in.contains(&session));
+        open.map(|(key, _)| key.name.clone()).collect()
+    }
+
     /// A session no longer has the areas open that `is_over` names. What it had begun stays for the
     /// next session of its peer, as long as there is room.
     pub(super) fn leave(&mut self, session: SessionId, is_over: impl Fn(&RegionName) -> bool) {
