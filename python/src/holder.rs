@@ -16,10 +16,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use suanli_base::NodeId;
 use suanli_identity::{SecretKey, TICKET_ADDRESSES_MAX};
-use suanli_link::holder::{self, Doorman, Guard, HolderLimits, Refusal, serve};
+use suanli_link::holder::{self, Doorman, Guard, HolderLimits, Refusal, Upload, serve};
 use suanli_link::shared::SharedListener;
 use suanli_link::{LinkError, LinkLimits, Listener};
-use suanli_rdpa::{Code, Hello, Limits, RegionName, Request};
+use suanli_rdpa::{Code, Hello, Limits, RegionName, Request, UplinkLimits};
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -210,8 +210,15 @@ impl Holder {
 #[pymethods]
 impl Holder {
     #[new]
-    #[pyo3(signature = (key, folder))]
-    fn new(py: Python<'_>, key: PathBuf, folder: Option<PathBuf>) -> PyResult<Self> {
+    #[pyo3(signature = (key, folder, bytes_per_second, bytes_per_day, minutes_east))]
+    fn new(
+        py: Python<'_>,
+        key: PathBuf,
+        folder: Option<PathBuf>,
+        bytes_per_second: Option<u64>,
+        bytes_per_day: Option<u64>,
+        minutes_east: i32,
+    ) -> PyResult<Self> {
         let path = key;
         let key = py.detach(|| key_at(&path)).map_err(|trouble| trouble.raise(py))?;
         let limits = HolderLimits::default();
@@ -220,6 +227,15 @@ impl Holder {
             Some(folder) => holder::Holder::share(limits, folder)
                 .map_err(|error| Trouble::from(error).raise(py))?,
         };
+        let upload = UplinkLimits {
+            bytes_per_s: bytes_per_second.unwrap_or(u64::MAX),
+            bytes_per_day: bytes_per_day.unwrap_or(u64::MAX),
+            ..UplinkLimits::default()
+        };
+        if upload != UplinkLimits::default() {
+            let upload = Upload::new(upload, minutes_east).expect("no part of the day contradicts");
+            holder.limit_upload(Some(Arc::new(upload)));
+        }
         let (guards, addresses) = (Guards::default(), Mutex::default());
         let listening = Mutex::default();
         Ok(Self { holder, key, path, guards, addresses, folder, listening })

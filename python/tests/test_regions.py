@@ -46,6 +46,26 @@ class Several(Pair):
         self.assertEqual([node for node, _ in alone.dropped], [other.node])
 
 
+class Upload(Pair):
+    """What the owner lets go up."""
+
+    def test_a_holder_keeps_to_its_rate_and_to_its_day(self) -> None:
+        data = bytes_of(5, 1 << 20)
+        slow = suanli.Holder(
+            key=self.keys / "slow.key", upload_bytes_per_second=1 << 19, upload_bytes_per_day=3 << 19
+        )
+        self.addCleanup(slow.close)
+        slow.publish("theta", data)
+        node = suanli.connect(slow.listen(), key=self.keys / "client.key", expected=slow.node)
+        self.addCleanup(node.close)
+        begun = time.monotonic()
+        np.testing.assert_array_equal(node.open("theta").read(), data)
+        self.assertGreater(time.monotonic() - begun, 1.8, "two seconds' worth")
+        with self.assertRaises(suanli.RefusedError) as refused:
+            node.open("theta").read()
+        self.assertEqual(refused.exception.fault, "weather")
+
+
 class Reading(Pair):
     def test_what_is_published_is_read_back_and_described(self):
         data = bytes_of(1, 3_000_001)

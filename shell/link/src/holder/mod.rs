@@ -13,10 +13,12 @@ mod kept;
 mod region;
 mod serve;
 mod stage;
+mod upload;
 
 pub use door::{Doorman, Guard, GuardDoor, KeepBooks, OpenDoor, Refusal};
 pub use region::{HoldError, Snapshot};
 pub use serve::serve;
+pub use upload::Upload;
 
 use bytes::Bytes;
 use region::Region;
@@ -75,6 +77,7 @@ struct State {
     regions: BTreeMap<RegionName, Region>,
     cells: BTreeMap<RegionName, Vec<u64>>,
     stages: Stages,
+    upload: Option<Arc<Upload>>,
     /// Connections so far.
     sessions: u64,
 }
@@ -225,6 +228,16 @@ impl Holder {
 
     fn stat(&self, name: &RegionName) -> Option<RegionStat> {
         self.state().regions.get(name).map(Region::stat)
+    }
+
+    /// Holds what is sent to other machines to the owner's limits from now on, on all connections
+    /// together; without any when there is none.
+    pub fn limit_upload(&self, upload: Option<Arc<Upload>>) {
+        self.state().upload = upload;
+    }
+
+    fn upload(&self) -> Option<Arc<Upload>> {
+        self.state().upload.clone()
     }
 
     /// A new connection.

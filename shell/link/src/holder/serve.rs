@@ -4,21 +4,24 @@ use super::Holder;
 use super::door::{Doorman, Refusal};
 use super::kept::{Full, Kept};
 use super::stage::{SessionId, StageKey};
-use crate::Link;
 use crate::endpoint::Endpoint;
 use crate::pump::Ended;
+use crate::{Link, LinkKind};
 use bytes::Bytes;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use suanli_base::Time;
-use suanli_rdpa::limits::PROTOCOL_VERSION;
+use suanli_rdpa::limits::{CONTROL_BYTES_MAX, PROTOCOL_VERSION};
 use suanli_rdpa::{
-    Code, Event, Level, Limits, PeerLimits, RegionName, Reply, Request, ResponderToken, Session,
-    Side, Span, StageInfo, StageKind, Welcome, runs_of,
+    Code, Event, HEADER_BYTES, Level, Limits, PeerLimits, RegionName, Reply, Request,
+    ResponderToken, Session, Side, Span, StageInfo, StageKind, Welcome, runs_of,
 };
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
+
+/// Of each chunk, in the answer to OPEN.
+const HASH_BYTES: u64 = 32;
 
 /// Serves `holder` to the peer of `link` until the link is over. `seed` is entropy.
 pub async fn serve(
@@ -29,11 +32,14 @@ pub async fn serve(
     seed: u64,
 ) -> Ended {
     let session = Session::new(Side::Accepting, Time(0), limits, seed);
+    // What stays on this host takes nothing of the line to the others.
+    let goes_away = link.kind() != LinkKind::Shared;
     let endpoint = Endpoint::new(link, session);
     let mut news = holder.news.subscribe();
     let mut revocations = doorman.revocations();
     let mut connection = Connection {
         endpoint,
+        goes_away,
         session: holder.enter(),
         holder,
         doorman,
@@ -83,6 +89,7 @@ async fn changed(revocations: &mut Option<watch::Receiver<()>>) {
 
 struct Connection<D> {
     endpoint: Endpoint,
+    goes_away: bool,
     session: SessionId,
     holder: Arc<Holder>,
     doorman: D,
@@ -171,11 +178,11 @@ impl<D: Doorman> Connection<D> {
         let now = self.endpoint.now();
         let allowed = match &request {
             Request::Hello(hello) => self.doorman.hello(self.endpoint.peer(), hello),
-            request => self.doorman.may(request, self.read_bytes(request)),
+            request => self.allowed(request),
         };
         let reply = match allowed {
             Ok(()) => self.reply(now, request),
-            Err(Refusal { after: Some(after), .. }) if moves_bytes(&request) => {
+            Err(Refusal { after: Some(after), .. }) if may_wait(&request) => {
                 self.again = Instant::now() + after;
                 return Some(request);
             }
@@ -185,11 +192,42 @@ impl<D: Doorman> Connection<D> {
         None
     }
 
+    /// Asks the doorman and, for what goes up to another machine, the owner's limits.
+    fn allowed(&mut self, request: &Request) -> Result<(), Refusal> {
+        let read_bytes = self.read_bytes(request);
+        let upload = self.holder.upload().filter(|_| self.goes_away);
+        let bytes = upload.as_ref().map_or(0, |_| self.upload_bytes(request, read_bytes));
+        match upload.filter(|_| bytes > 0) {
+            None => self.doorman.may(request, read_bytes),
+            Some(upload) => upload.take(bytes, || self.doorman.may(request, read_bytes)),
+        }
+    }
+
     /// How long the chunk is that a READ asks for.
     fn read_bytes(&self, request: &Request) -> u64 {
         let Request::Read { region, version, chunk } = request else { return 0 };
         let shape = self.holder.version(region, *version).map(|snapshot| snapshot.info.shape);
         shape.and_then(|shape| shape.chunk_len(*chunk)).map_or(0, u64::from)
+    }
+
+    /// How long the frame is that answers, if it is bulk or may be as long.
+    fn upload_bytes(&self, request: &Request, read_bytes: u64) -> u64 {
+        let payload = match request {
+            Request::Read { .. } => read_bytes,
+            Request::ReadRanges { len, .. } => u64::from(*len),
+            Request::Open { region } => self.open_bytes(region, 0),
+            Request::ReadIfChanged { region, since } => self.open_bytes(region, *since),
+            _ => 0,
+        };
+        if payload > 0 { payload + HEADER_BYTES as u64 } else { 0 }
+    }
+
+    /// How long the description of the newest version is, when it is not that of `since`, and longer
+    /// than what other answers hold.
+    fn open_bytes(&self, region: &RegionName, since: u64) -> u64 {
+        let newest = self.holder.newest(region).filter(|newest| newest.info.version != since);
+        let hashes = newest.map_or(0, |newest| newest.info.chunks.len() as u64 * HASH_BYTES);
+        if hashes > u64::from(CONTROL_BYTES_MAX) { hashes } else { 0 }
     }
 
     fn reply(&mut self, now: Time, request: Request) -> Reply {
@@ -314,6 +352,11 @@ impl<D: Doorman> Connection<D> {
 /// Whether a rate applies to it.
 const fn moves_bytes(request: &Request) -> bool {
     matches!(request, Request::Read { .. } | Request::ReadRanges { .. } | Request::Stage { .. })
+}
+
+/// Whether it is kept until it may be answered.
+const fn may_wait(request: &Request) -> bool {
+    moves_bytes(request) || matches!(request, Request::Open { .. } | Request::ReadIfChanged { .. })
 }
 
 /// Whether it comes after what waits: what moves bytes, and what says that bytes are there.
