@@ -65,7 +65,8 @@ class Holder:
         """Listens in the background; returns the address. ``admit`` lists the ids of the nodes that
         may connect, or says "grants": then each may do what a grant of this holder says, and no more.
         An address that other machines reach needs it. With ``link="shared"`` it listens in its shared
-        folder, and returns that."""
+        folder, and returns that. Who sends what is not of the protocol is told once an address, as a
+        warning of the logger "suanli"."""
         anyone, granted = admit == "anyone", admit == "grants"
         nodes = None if admit is None or anyone or granted else list(admit)
         return self._native.listen(address, link, nodes, anyone, granted)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import logging
+import queue
 import signal
+import socket
 import threading
 import time
 
@@ -64,6 +68,28 @@ class Upload(Pair):
         with self.assertRaises(suanli.RefusedError) as refused:
             node.open("theta").read()
         self.assertEqual(refused.exception.fault, "weather")
+
+
+class Strangers(Pair):
+    """Those who speak something else."""
+
+    def test_noise_is_told_once_an_address(self) -> None:
+        told: queue.SimpleQueue[str] = queue.SimpleQueue()
+        handler = logging.Handler()
+        handler.emit = lambda record: told.put(record.getMessage())
+        logger = logging.getLogger("suanli")
+        logger.addHandler(handler)
+        self.addCleanup(logger.removeHandler, handler)
+        host, port = self.address.rsplit(":", 1)
+        for _ in range(3):
+            with socket.create_connection((host, int(port)), timeout=30) as stranger:
+                stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                # A reset is as good as an end.
+                with contextlib.suppress(ConnectionError):
+                    while stranger.recv(1000):
+                        pass
+        self.assertIn("does not speak our protocol", told.get(timeout=30))
+        self.assertTrue(told.empty())
 
 
 class Reading(Pair):
