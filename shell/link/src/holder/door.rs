@@ -142,8 +142,10 @@ impl Guard {
     /// # Errors
     /// What the gate says, or why it could not be kept: then it holds until the holder ends.
     pub fn revoke_all(&self, prefix: Prefix) -> Result<u64, Refusal> {
-        let epoch = self.epoch().saturating_add(1);
-        self.revoke(|gate| gate.revoke(prefix, epoch))
+        self.revoke(|gate| {
+            let epoch = gate.newest_epoch().saturating_add(1);
+            gate.revoke(prefix, epoch)
+        })
     }
 
     fn revoke(&self, by: impl FnOnce(&mut Gate) -> Result<u64, Denied>) -> Result<u64, Refusal> {

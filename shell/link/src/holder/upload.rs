@@ -9,10 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use suanli_base::Time;
 use suanli_rdpa::{
-    Code, LocalTime, Uplink, UplinkDay, UplinkError, UplinkLimits, Wait, WaitReason,
+    Code, DAY_MINUTES, LocalTime, Uplink, UplinkDay, UplinkError, UplinkLimits, Wait, WaitReason,
 };
-
-const MINUTES_OF_A_DAY: u64 = 24 * 60;
 
 /// The time of the rates, which never goes back, and the owner's calendar.
 type Clock = Box<dyn Fn() -> (Time, LocalTime) + Send + Sync>;
@@ -94,8 +92,9 @@ fn refusal(now: Time, wait: &Wait) -> Refusal {
 }
 
 fn calendar(minutes: u64) -> LocalTime {
-    let day = u32::try_from(minutes / MINUTES_OF_A_DAY).unwrap_or(u32::MAX);
-    let minute = u16::try_from(minutes % MINUTES_OF_A_DAY).expect("a day has 1 440 minutes");
+    let day = u64::from(DAY_MINUTES);
+    let minute = u16::try_from(minutes % day).expect("less than a day");
+    let day = u32::try_from(minutes / day).unwrap_or(u32::MAX);
     LocalTime { day, minute }
 }
 
@@ -130,7 +129,7 @@ mod tests {
         let beyond = ask(1_500_000).unwrap_err();
         assert_eq!((beyond.code, beyond.after), (Code::Unavailable, None), "{}", beyond.text);
         assert_eq!(ask(1_000_000), Ok(()));
-        minutes.store(MINUTES_OF_A_DAY + 1, Ordering::Relaxed);
+        minutes.store(u64::from(DAY_MINUTES) + 1, Ordering::Relaxed);
         assert_eq!(ask(1_500_000), Ok(()));
     }
 }
