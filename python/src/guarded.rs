@@ -125,4 +125,18 @@ impl<A: Doorman> Doorman for Door<A> {
             Self::Granted(door) => door.revoke(prefix, epoch),
         }
     }
+
+    fn revocations(&self) -> Option<tokio::sync::watch::Receiver<()>> {
+        match self {
+            Self::Listed(door) => door.revocations(),
+            Self::Granted(door) => door.revocations(),
+        }
+    }
+
+    fn may_keep(&self, region: &RegionName) -> bool {
+        match self {
+            Self::Listed(door) => door.may_keep(region),
+            Self::Granted(door) => door.may_keep(region),
+        }
+    }
 }

@@ -16,10 +16,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use suanli_base::NodeId;
 use suanli_identity::{SecretKey, TICKET_ADDRESSES_MAX};
-use suanli_link::holder::{self, Doorman, Guard, HolderLimits, Refusal, serve};
+use suanli_link::holder::{self, Doorman, Guard, HolderLimits, Refusal, Upload, serve};
+use suanli_link::pump::Ended;
 use suanli_link::shared::SharedListener;
 use suanli_link::{LinkError, LinkLimits, Listener};
-use suanli_rdpa::{Code, Hello, Limits, RegionName, Request};
+use suanli_rdpa::{Code, Hello, Limits, RegionName, Request, UplinkLimits};
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -128,6 +129,7 @@ async fn accept(
     holder: Arc<holder::Holder>,
     admit: Admit,
 ) {
+    let listener = Arc::new(listener);
     loop {
         while serving.try_join_next().is_some() {}
         if serving.len() >= CONNECTIONS_MAX {
@@ -137,14 +139,39 @@ async fn accept(
             tokio::time::sleep(BREATH).await;
             continue;
         };
-        let (holder, door) = (Arc::clone(&holder), admit.door());
+        let (holder, door, listener) = (Arc::clone(&holder), admit.door(), Arc::clone(&listener));
         serving.spawn(async move {
-            // A stranger that fails its handshake is nobody's trouble but its own.
-            if let Ok(link) = incoming.handshake().await {
-                serve(link, holder, door, Limits::reliable(), seed()).await;
+            match incoming.handshake().await {
+                Ok(link) => {
+                    let (peer, remote) = (link.peer(), link.remote().clone());
+                    let ended = serve(link, holder, door, Limits::reliable(), seed()).await;
+                    let by_peer = matches!(
+                        ended,
+                        Ended::Violation(_) | Ended::Broken(LinkError::Frame { .. })
+                    );
+                    if by_peer && listener.is_news_of(&remote) {
+                        warn(format!("node {} at {remote} is cut off: {ended}", peer.short()));
+                    }
+                }
+                Err(error) if listener.is_news(&error) => warn(error.to_string()),
+                // Told already, of the same address.
+                Err(_) => {}
             }
         });
     }
+}
+
+/// Tells the program by Python's `logging`, as "suanli", from a thread that may wait for it.
+fn warn(text: String) {
+    let tell = move |py: Python<'_>| -> PyResult<()> {
+        let logger = py.import("logging")?.call_method1("getLogger", ("suanli",))?;
+        logger.call_method1("warning", ("%s", text))?;
+        Ok(())
+    };
+    tokio::task::spawn_blocking(move || {
+        // An interpreter that is going away, or a logger that fails, is no reason to stop serving.
+        let _ = Python::try_attach(tell);
+    });
 }
 
 async fn accept_shared(
@@ -210,8 +237,15 @@ impl Holder {
 #[pymethods]
 impl Holder {
     #[new]
-    #[pyo3(signature = (key, folder))]
-    fn new(py: Python<'_>, key: PathBuf, folder: Option<PathBuf>) -> PyResult<Self> {
+    #[pyo3(signature = (key, folder, bytes_per_second, bytes_per_day, minutes_east))]
+    fn new(
+        py: Python<'_>,
+        key: PathBuf,
+        folder: Option<PathBuf>,
+        bytes_per_second: Option<u64>,
+        bytes_per_day: Option<u64>,
+        minutes_east: i32,
+    ) -> PyResult<Self> {
         let path = key;
         let key = py.detach(|| key_at(&path)).map_err(|trouble| trouble.raise(py))?;
         let limits = HolderLimits::default();
@@ -220,6 +254,15 @@ impl Holder {
             Some(folder) => holder::Holder::share(limits, folder)
                 .map_err(|error| Trouble::from(error).raise(py))?,
         };
+        let upload = UplinkLimits {
+            bytes_per_s: bytes_per_second.unwrap_or(u64::MAX),
+            bytes_per_day: bytes_per_day.unwrap_or(u64::MAX),
+            ..UplinkLimits::default()
+        };
+        if upload != UplinkLimits::default() {
+            let upload = Upload::new(upload, minutes_east).expect("no part of the day contradicts");
+            holder.limit_upload(Some(Arc::new(upload)));
+        }
         let (guards, addresses) = (Guards::default(), Mutex::default());
         let listening = Mutex::default();
         Ok(Self { holder, key, path, guards, addresses, folder, listening })

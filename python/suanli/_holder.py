@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,9 @@ class Holder:
     address is of this machine.
     ``shared`` names a folder of this user alone, best below the memory file system of the machine, in
     which every version is put too, for ``link="shared"``.
+    ``upload_bytes_per_second`` and ``upload_bytes_per_day`` bound what all readers together get from
+    other machines: what comes too fast waits, what is beyond the day is refused as "not available
+    now". A day begins at local midnight, and counts what this object sent.
     """
 
     def __init__(
@@ -33,9 +37,18 @@ class Holder:
         key: str | os.PathLike[str] | None = None,
         *,
         shared: str | os.PathLike[str] | None = None,
+        upload_bytes_per_second: int | None = None,
+        upload_bytes_per_day: int | None = None,
     ) -> None:
         path = data_folder() / "holder.key" if key is None else Path(key)
-        self._native = _suanli.Holder(path, None if shared is None else Path(shared))
+        folder = None if shared is None else Path(shared)
+        self._native = _suanli.Holder(
+            path,
+            folder,
+            upload_bytes_per_second,
+            upload_bytes_per_day,
+            time.localtime().tm_gmtoff // 60,
+        )
 
     @property
     def node(self) -> str:
@@ -52,7 +65,8 @@ class Holder:
         """Listens in the background; returns the address. ``admit`` lists the ids of the nodes that
         may connect, or says "grants": then each may do what a grant of this holder says, and no more.
         An address that other machines reach needs it. With ``link="shared"`` it listens in its shared
-        folder, and returns that."""
+        folder, and returns that. Who sends what is not of the protocol is told once an address, as a
+        warning of the logger "suanli"."""
         anyone, granted = admit == "anyone", admit == "grants"
         nodes = None if admit is None or anyone or granted else list(admit)
         return self._native.listen(address, link, nodes, anyone, granted)
@@ -114,7 +128,10 @@ class Holder:
     def publish_file(
         self, name: str, path: str | os.PathLike[str], chunk_bytes: int = CHUNK_BYTES
     ) -> int:
-        """Publishes a file, which is mapped and must not change from now on."""
+        """Publishes a file, which is mapped, not read in: it must not change while anybody may read
+        this version. For the next version write another file and rename it over this one. Readers
+        refuse what was changed in place; a file that is cut short ends this process (SIGBUS), as with
+        any mapped file."""
         return self._native.publish_file(name, Path(path), chunk_bytes)
 
     def version(self, name: str) -> int:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import logging
+import queue
 import signal
+import socket
 import threading
 import time
 
@@ -44,6 +48,48 @@ class Several(Pair):
         alone = self.node.open("big").gather(nodes[:1])
         np.testing.assert_array_equal(alone.flat, whole)
         self.assertEqual([node for node, _ in alone.dropped], [other.node])
+
+
+class Upload(Pair):
+    """What the owner lets go up."""
+
+    def test_a_holder_keeps_to_its_rate_and_to_its_day(self) -> None:
+        data = bytes_of(5, 1 << 20)
+        slow = suanli.Holder(
+            key=self.keys / "slow.key", upload_bytes_per_second=1 << 19, upload_bytes_per_day=3 << 19
+        )
+        self.addCleanup(slow.close)
+        slow.publish("theta", data)
+        node = suanli.connect(slow.listen(), key=self.keys / "client.key", expected=slow.node)
+        self.addCleanup(node.close)
+        begun = time.monotonic()
+        np.testing.assert_array_equal(node.open("theta").read(), data)
+        self.assertGreater(time.monotonic() - begun, 1.8, "two seconds' worth")
+        with self.assertRaises(suanli.RefusedError) as refused:
+            node.open("theta").read()
+        self.assertEqual(refused.exception.fault, "weather")
+
+
+class Strangers(Pair):
+    """Those who speak something else."""
+
+    def test_noise_is_told_once_an_address(self) -> None:
+        told: queue.SimpleQueue[str] = queue.SimpleQueue()
+        handler = logging.Handler()
+        handler.emit = lambda record: told.put(record.getMessage())
+        logger = logging.getLogger("suanli")
+        logger.addHandler(handler)
+        self.addCleanup(logger.removeHandler, handler)
+        host, port = self.address.rsplit(":", 1)
+        for _ in range(3):
+            with socket.create_connection((host, int(port)), timeout=30) as stranger:
+                stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                # A reset is as good as an end.
+                with contextlib.suppress(ConnectionError):
+                    while stranger.recv(1000):
+                        pass
+        self.assertIn("does not speak our protocol", told.get(timeout=30))
+        self.assertTrue(told.empty())
 
 
 class Reading(Pair):

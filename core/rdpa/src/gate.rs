@@ -4,7 +4,7 @@
 //! operation [`Gate::check`] holds the pass against the time, the epochs in force, the regions, the
 //! rights, the bytes and the rate, without any cryptography. A revocation or an expiry therefore ends
 //! open connections too, at their next operation; a holder that notifies subscribers asks before each
-//! notification.
+//! notification, and takes back what was opened ([`Gate::may_keep`]) when something was revoked.
 //!
 //! Bytes count for every link of a chain, over all connections: what a delegate uses is used up for
 //! whoever delegated, so that handing on multiplies nothing. The owner's own key needs no grant.
@@ -441,6 +441,14 @@ impl Gate {
     ) -> Result<(), Denied> {
         let Some(need) = right_of(request) else { return Ok(()) };
         self.judge(now, pass, need.right, need.on, need.bytes.unwrap_or(read_bytes))
+    }
+
+    /// Whether the bearer of `pass` may keep what it has opened of a region: nothing has ended its
+    /// grant there. For a holder that takes back handles when grants were revoked.
+    #[must_use]
+    pub fn may_keep(&self, now: Time, pass: &Pass, region: &RegionName) -> bool {
+        let grant = pass.grant();
+        grant.is_none_or(|access| self.check_in_force(now, access, region.as_str()).is_ok())
     }
 
     /// Serves a REVOKE: checks it and carries it out. Returns the epoch now in force.

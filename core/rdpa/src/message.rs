@@ -120,7 +120,7 @@ pub enum StageKind {
 }
 
 /// What is announced when a staging area is opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct StageInfo {
     /// What it is for.
     pub kind: StageKind,

@@ -75,7 +75,7 @@ impl From<RegionName> for String {
 }
 
 /// How a run of bytes is cut into chunks: all of `chunk_bytes` but the last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Shape {
     /// Length of the whole.
     pub bytes: u64,

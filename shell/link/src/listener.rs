@@ -104,6 +104,12 @@ impl Listener {
     pub fn is_news(&self, error: &LinkError) -> bool {
         self.strangers.is_news(error)
     }
+
+    /// The same of what somebody there did after the handshake.
+    #[must_use]
+    pub fn is_news_of(&self, remote: &Remote) -> bool {
+        self.strangers.is_first_of(remote)
+    }
 }
 
 impl Incoming {

@@ -6,7 +6,7 @@
 //! An attacker with many addresses then pushes out its own connections first.
 
 use crate::{LinkError, Remote};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -36,6 +36,13 @@ impl Default for LinkLimits {
 /// Addresses whose noise is remembered; past this nothing new is told.
 const NOISY_MAX: usize = 1024;
 
+/// Whose noise is told once: that of an address, or of a node behind a relay, which has none here.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Source {
+    Ip(IpAddr),
+    Relayed(Arc<str>),
+}
+
 /// Strangers of one listener; clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Strangers {
@@ -49,7 +56,7 @@ struct Inside {
     /// By number, so oldest first; dropping the sender tells its handshake to stop.
     shaking: BTreeMap<u64, (IpAddr, oneshot::Sender<()>)>,
     groups: HashMap<IpAddr, BTreeSet<u64>>,
-    noisy: HashMap<IpAddr, u64>,
+    noisy: HashSet<Source>,
 }
 
 /// A place among the strangers, given back when dropped.
@@ -129,28 +136,28 @@ impl Strangers {
         Place { strangers: self.clone(), number, group, pushed_out }
     }
 
-    /// Whether a failed handshake is worth a line in the log: the first from its address.
+    /// Whether an error is worth a line in the log: the first of whoever is at fault.
     pub(crate) fn is_news(&self, error: &LinkError) -> bool {
-        let ip = match error {
+        match error {
             LinkError::Noise { remote, .. }
             | LinkError::HandshakeTimeout { remote, .. }
             | LinkError::PushedOut { remote }
             | LinkError::Unproven { remote, .. }
-            | LinkError::Lost { remote, .. } => remote.ip(),
-            _ => None,
-        };
-        ip.is_none_or(|ip| self.is_new(ip))
+            | LinkError::Frame { remote, .. }
+            | LinkError::Lost { remote, .. } => self.is_first_of(remote),
+            _ => true,
+        }
     }
 
-    fn is_new(&self, ip: IpAddr) -> bool {
+    /// Whether nothing was told yet of who is there; another process of this host is told of always.
+    pub(crate) fn is_first_of(&self, remote: &Remote) -> bool {
+        let source = match remote {
+            Remote::Ip(addr) => Source::Ip(group_of(addr.ip())),
+            Remote::Relay(node) => Source::Relayed(Arc::clone(node)),
+            Remote::Local { .. } => return true,
+        };
         let mut inside = self.inside();
-        let group = group_of(ip);
-        if inside.noisy.len() >= NOISY_MAX && !inside.noisy.contains_key(&group) {
-            return false;
-        }
-        let times = inside.noisy.entry(group).or_default();
-        *times += 1;
-        *times == 1
+        inside.noisy.len() < NOISY_MAX && inside.noisy.insert(source)
     }
 }
 
@@ -230,8 +237,21 @@ mod tests {
     }
 
     #[test]
-    fn noise_is_news_once_an_address() {
+    fn noise_is_news_once_an_address_and_once_a_node_behind_a_relay() {
+        // Whoever came by a relay has no address here, and was news each time.
         let strangers = strangers(8, 4);
-        assert!(strangers.is_new(ip(1)) && !strangers.is_new(ip(1)) && strangers.is_new(ip(2)));
+        let at = |last, port| Remote::Ip((ip(last), port).into());
+        let relayed = |text: &str| Remote::Relay(text.into());
+        for (remote, is_news) in [
+            (at(1, 1), true),
+            (at(1, 2), false),
+            (at(2, 1), true),
+            (relayed("https://relay, node a"), true),
+            (relayed("https://relay, node b"), true),
+            (relayed("https://relay, node a"), false),
+        ] {
+            let error = LinkError::PushedOut { remote };
+            assert_eq!(strangers.is_news(&error), is_news, "{error}");
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use suanli_base::{NodeId, Time};
 use suanli_identity::{Prefix, Right};
 use suanli_rdpa::{Code, Denied, Gate, GateBooks, GateLimits, Hello, Pass, RegionName, Request};
+use tokio::sync::watch;
 
 /// How often used bytes are kept: what moved within this before a crash is forgotten.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
@@ -56,6 +57,16 @@ pub trait Doorman: Send {
     fn revoke(&mut self, _prefix: &str, _epoch: u64) -> Result<u64, Refusal> {
         Err(Refusal::new(Code::Unsupported, "this holder has no epochs"))
     }
+
+    /// What changes whenever grants were ended; nothing where none can be.
+    fn revocations(&self) -> Option<watch::Receiver<()>> {
+        None
+    }
+
+    /// Whether it may keep what it has opened of a region, asked after each of these changes.
+    fn may_keep(&self, _region: &RegionName) -> bool {
+        true
+    }
 }
 
 /// Lets everybody do everything: for links whose other end is trusted with all that is held.
@@ -78,8 +89,12 @@ pub type KeepBooks = Box<dyn FnMut(&GateBooks) -> io::Result<()> + Send>;
 /// The gate of a holder of one owner's regions, for all of its connections (`docs/spec/access.md`).
 ///
 /// Invariants: a revocation is kept before it is acknowledged; used bytes are kept once a second while
-/// bytes move, and when a connection ends, so that a crash forgets a second of them.
-pub struct Guard(Mutex<State>);
+/// bytes move, and when a connection ends, so that a crash forgets a second of them; every connection
+/// learns of a revocation, and takes back what was opened under what it ended.
+pub struct Guard {
+    state: Mutex<State>,
+    revoked: watch::Sender<()>,
+}
 
 struct State {
     gate: Gate,
@@ -106,7 +121,8 @@ impl Guard {
         keep: KeepBooks,
     ) -> Arc<Self> {
         let gate = Gate::new(owner, limits, public, books);
-        Arc::new(Self(Mutex::new(State { gate, keep, changed: false, kept: Instant::now() })))
+        let state = State { gate, keep, changed: false, kept: Instant::now() };
+        Arc::new(Self { state: Mutex::new(state), revoked: watch::Sender::new(()) })
     }
 
     /// The doorman of one connection.
@@ -126,15 +142,22 @@ impl Guard {
     /// # Errors
     /// What the gate says, or why it could not be kept: then it holds until the holder ends.
     pub fn revoke_all(&self, prefix: Prefix) -> Result<u64, Refusal> {
+        self.revoke(|gate| {
+            let epoch = gate.newest_epoch().saturating_add(1);
+            gate.revoke(prefix, epoch)
+        })
+    }
+
+    fn revoke(&self, by: impl FnOnce(&mut Gate) -> Result<u64, Denied>) -> Result<u64, Refusal> {
         let mut state = self.state();
-        let epoch = state.gate.newest_epoch().saturating_add(1);
-        let epoch = state.gate.revoke(prefix, epoch).map_err(|denied| refusal(now(), &denied))?;
+        let epoch = by(&mut state.gate).map_err(|denied| refusal(now(), &denied))?;
+        self.revoked.send_replace(());
         state.keep_now()?;
         Ok(epoch)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -204,13 +227,17 @@ impl Doorman for GuardDoor {
     }
 
     fn revoke(&mut self, prefix: &str, epoch: u64) -> Result<u64, Refusal> {
-        let now = now();
         let pass = self.pass.as_ref().ok_or_else(no_hello)?;
-        let mut state = self.guard.state();
-        let epoch = state.gate.serve_revoke(now, pass, prefix, epoch);
-        let epoch = epoch.map_err(|denied| refusal(now, &denied))?;
-        state.keep_now()?;
-        Ok(epoch)
+        self.guard.revoke(|gate| gate.serve_revoke(now(), pass, prefix, epoch))
+    }
+
+    fn revocations(&self) -> Option<watch::Receiver<()>> {
+        Some(self.guard.revoked.subscribe())
+    }
+
+    fn may_keep(&self, region: &RegionName) -> bool {
+        let pass = self.pass.as_ref();
+        pass.is_some_and(|pass| self.guard.state().gate.may_keep(now(), pass, region))
     }
 }
 

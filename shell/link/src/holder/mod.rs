@@ -9,20 +9,24 @@
 
 mod cells;
 mod door;
+mod kept;
 mod region;
 mod serve;
 mod stage;
+mod upload;
 
 pub use door::{Doorman, Guard, GuardDoor, KeepBooks, OpenDoor, Refusal};
 pub use region::{HoldError, Snapshot};
 pub use serve::serve;
+pub use upload::Upload;
 
 use bytes::Bytes;
 use region::Region;
-use stage::Staged;
+use stage::{SessionId, StageKey, Stages};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use suanli_rdpa::{ChunkSet, Code, Placement, RegionInfo, RegionName, RegionStat, StageInfo};
+use std::time::Instant;
+use suanli_rdpa::{ChunkSet, Code, Placement, RegionInfo, RegionName, RegionStat};
 use tokio::sync::broadcast;
 
 /// Publications that wait for a slow connection; it is told of the newest when it comes to it.
@@ -37,8 +41,12 @@ pub struct HolderLimits {
     pub pinned_bytes_max: u64,
     /// Staging areas at once, of all peers.
     pub stages_max: usize,
-    /// Bytes of one staging area, and of all together.
+    /// Staging areas at once of one peer, on all of its connections: its share of the places.
+    pub stages_per_peer_max: usize,
+    /// Bytes of all staging areas together, as announced, with what their books take.
     pub staged_bytes_max: u64,
+    /// The same for those of one peer.
+    pub staged_bytes_per_peer_max: u64,
 }
 
 impl Default for HolderLimits {
@@ -46,8 +54,10 @@ impl Default for HolderLimits {
         Self {
             regions_max: 4096,
             pinned_bytes_max: 1 << 30,
-            stages_max: 64,
+            stages_max: 256,
+            stages_per_peer_max: 16,
             staged_bytes_max: 4 << 30,
+            staged_bytes_per_peer_max: 2 << 30,
         }
     }
 }
@@ -66,7 +76,10 @@ pub struct Holder {
 struct State {
     regions: BTreeMap<RegionName, Region>,
     cells: BTreeMap<RegionName, Vec<u64>>,
-    stages: BTreeMap<RegionName, Staged>,
+    stages: Stages,
+    upload: Option<Arc<Upload>>,
+    /// Connections so far.
+    sessions: u64,
 }
 
 impl Holder {
@@ -111,8 +124,11 @@ impl Holder {
         })
     }
 
-    /// Registers a file as the next version of a region. It is mapped, not read in; whoever owns the
-    /// file must not change it.
+    /// Registers a file as the next version of a region. It is mapped, not read in: whoever owns it
+    /// must not change it while anybody may read that version. To publish anew, write another file
+    /// and rename it over the old one: those who read the old version keep it. A file that is
+    /// changed in place gives readers chunks of a wrong hash, which they refuse; one that is cut
+    /// short ends this process with SIGBUS, as the system does for all mapped files.
     ///
     /// # Errors
     /// [`HoldError`].
@@ -214,40 +230,70 @@ impl Holder {
         self.state().regions.get(name).map(Region::stat)
     }
 
-    fn open_stage(&self, name: &RegionName, info: StageInfo) -> Result<ChunkSet, Code> {
-        self.state().open_stage(name, info, &self.limits)
+    /// Holds what is sent to other machines to the owner's limits from now on, on all connections
+    /// together; without any when there is none.
+    pub fn limit_upload(&self, upload: Option<Arc<Upload>>) {
+        self.state().upload = upload;
+    }
+
+    fn upload(&self) -> Option<Arc<Upload>> {
+        self.state().upload.clone()
+    }
+
+    /// A new connection.
+    fn enter(&self) -> SessionId {
+        let mut state = self.state();
+        state.sessions += 1;
+        SessionId(state.sessions)
+    }
+
+    /// The names of the staging areas that a connection has open.
+    fn staging_in(&self, session: SessionId) -> Vec<RegionName> {
+        self.state().stages.open_in(session)
+    }
+
+    /// A connection gives up the staging areas that `is_over` names.
+    fn leave(&self, session: SessionId, is_over: impl Fn(&RegionName) -> bool) {
+        self.state().stages.leave(session, is_over);
+    }
+
+    fn open_stage(&self, key: StageKey, session: SessionId) -> Result<ChunkSet, Code> {
+        self.state().stages.open(key, session, &self.limits, Instant::now())
     }
 
     fn place(
         &self,
-        name: &RegionName,
+        key: &StageKey,
         chunk: u32,
         hash: suanli_base::Hash,
-        bytes: Bytes,
+        bytes: &[u8],
     ) -> Result<Placement, Code> {
-        let mut state = self.state();
-        let staged = state.stages.get_mut(name).ok_or(Code::BadHandle)?;
-        staged.place(chunk, hash, bytes)
+        // What arrives lies in a buffer that holds more; what is kept is what is accounted.
+        let bytes = Bytes::copy_from_slice(bytes);
+        self.state().stages.place(key, chunk, hash, bytes, Instant::now())
     }
 
     /// Publishes what was staged, if it is whole and the region is at `expected`.
-    fn commit(&self, name: &RegionName, expected: u64) -> Result<u64, Code> {
-        let snapshot = {
-            let state = self.state();
-            let staged = state.stages.get(name).ok_or(Code::NotComplete)?;
-            staged.snapshot(expected + 1)?
-        };
+    fn commit(&self, key: &StageKey, expected: u64) -> Result<u64, Code> {
+        // Nothing comes after the last version there can be.
+        let version = expected.checked_add(1).ok_or(Code::Conflict)?;
+        let snapshot = self.state().stages.snapshot(key, version)?;
         let version =
-            self.switch(name, expected, Arc::new(snapshot)).map_err(|error| error.code())?;
-        self.state().stages.remove(name);
+            self.switch(&key.name, expected, Arc::new(snapshot)).map_err(|error| error.code())?;
+        self.state().stages.remove(key);
         Ok(version)
     }
 
-    /// What was accumulated under a name, when it is whole; it is handed over once.
+    /// What was accumulated under a name, when it is whole; it is handed over once. When several
+    /// peers did, the next call hands over the next one's.
     #[must_use]
     pub fn take_contribution(&self, name: &RegionName) -> Option<Vec<Bytes>> {
-        let mut state = self.state();
-        state.stages.get(name).filter(|staged| staged.is_whole())?;
-        state.stages.remove(name).map(Staged::into_chunks)
+        self.state().stages.take_contribution(name)
+    }
+
+    /// How many staging areas there are, and how many bytes they hold.
+    #[must_use]
+    pub fn staged(&self) -> (usize, u64) {
+        self.state().stages.held()
     }
 }

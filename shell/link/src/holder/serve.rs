@@ -2,20 +2,26 @@
 
 use super::Holder;
 use super::door::{Doorman, Refusal};
-use crate::Link;
+use super::kept::{Full, Kept};
+use super::stage::{SessionId, StageKey};
 use crate::endpoint::Endpoint;
 use crate::pump::Ended;
+use crate::{Link, LinkKind};
 use bytes::Bytes;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use suanli_base::Time;
-use suanli_rdpa::limits::PROTOCOL_VERSION;
+use suanli_rdpa::limits::{CONTROL_BYTES_MAX, PROTOCOL_VERSION};
 use suanli_rdpa::{
-    Code, Event, Level, Limits, PeerLimits, RegionName, Reply, Request, ResponderToken, Session,
-    Side, Span, StageKind, Welcome, runs_of,
+    Code, Event, HEADER_BYTES, Level, Limits, PeerLimits, RegionName, Reply, Request,
+    ResponderToken, Session, Side, Span, StageInfo, StageKind, Welcome, runs_of,
 };
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
+
+/// Of each chunk, in the answer to OPEN.
+const HASH_BYTES: u64 = 32;
 
 /// Serves `holder` to the peer of `link` until the link is over. `seed` is entropy.
 pub async fn serve(
@@ -26,22 +32,32 @@ pub async fn serve(
     seed: u64,
 ) -> Ended {
     let session = Session::new(Side::Accepting, Time(0), limits, seed);
+    // What stays on this host takes nothing of the line to the others.
+    let goes_away = link.kind() != LinkKind::Shared;
     let endpoint = Endpoint::new(link, session);
     let mut news = holder.news.subscribe();
+    let mut revocations = doorman.revocations();
     let mut connection = Connection {
         endpoint,
+        goes_away,
+        session: holder.enter(),
         holder,
         doorman,
         limits,
         pins: VecDeque::new(),
         subscribed: BTreeSet::new(),
-        kept: VecDeque::new(),
+        kept: Kept::new(&limits),
         again: Instant::now(),
     };
     let mut nowhere = ();
     loop {
         let event = tokio::select! {
             biased;
+            // Before all else: whoever was revoked must not put it off by asking without end.
+            () = changed(&mut revocations) => {
+                connection.take_back();
+                continue;
+            }
             event = connection.endpoint.next(&mut nowhere) => event,
             told = news.recv(), if !connection.subscribed.is_empty() => {
                 connection.tell(told);
@@ -54,23 +70,35 @@ pub async fn serve(
         };
         match event {
             Ok(Event::Request { token, request }) => connection.answer(token, request),
+            Ok(Event::Cancelled { token }) => connection.kept.cancel(token),
             Ok(_) => {}
             Err(ended) => return ended,
         }
     }
 }
 
+async fn changed(revocations: &mut Option<watch::Receiver<()>>) {
+    if let Some(revocations) = revocations
+        && revocations.changed().await.is_ok()
+    {
+        return;
+    }
+    // Nothing is ever revoked, or no longer.
+    std::future::pending().await
+}
+
 struct Connection<D> {
     endpoint: Endpoint,
+    goes_away: bool,
+    session: SessionId,
     holder: Arc<Holder>,
     doorman: D,
     limits: Limits,
     /// Versions this peer has open, oldest first; as many as it may have handles.
     pins: VecDeque<(RegionName, u64)>,
     subscribed: BTreeSet<RegionName>,
-    /// What waits for a rate, in order; until when. The session bounds how many there are, and how
-    /// many bytes they hold.
-    kept: VecDeque<(ResponderToken, Request)>,
+    /// What waits for a rate; until when.
+    kept: Kept,
     again: Instant,
 }
 
@@ -79,6 +107,7 @@ impl<D> Drop for Connection<D> {
         for (region, version) in self.pins.drain(..) {
             self.holder.unpin(&region, version);
         }
+        self.holder.leave(self.session, |_| true);
     }
 }
 
@@ -104,21 +133,40 @@ impl<D: Doorman> Connection<D> {
         }
     }
 
+    /// Takes back what was opened under a grant that was ended: handles, pins, places in staging
+    /// areas. What was placed stays, and gives way to others when there is need of room.
+    fn take_back(&mut self) {
+        let doorman = &self.doorman;
+        self.endpoint.session().revoke(|region| !doorman.may_keep(region));
+        let holder = &self.holder;
+        self.pins.retain(|(region, version)| {
+            let keeps = doorman.may_keep(region);
+            if !keeps {
+                holder.unpin(region, *version);
+            }
+            keeps
+        });
+        // The doorman is not asked while the holder's state is locked.
+        let mut over = holder.staging_in(self.session);
+        over.retain(|region| !doorman.may_keep(region));
+        holder.leave(self.session, |region| over.contains(region));
+    }
+
     fn answer(&mut self, token: ResponderToken, request: Request) {
-        if !self.kept.is_empty() && waits_its_turn(&request) {
-            self.kept.push_back((token, request));
-            return;
-        }
-        if let Some(request) = self.answer_now(token, request) {
-            self.kept.push_front((token, request));
+        let waits = !self.kept.is_empty() && waits_its_turn(&request);
+        let waiting = if waits { Some(request) } else { self.answer_now(token, request) };
+        let Some(request) = waiting else { return };
+        if let Err(Full) = self.kept.push(token, request) {
+            let (now, session) = self.endpoint.at();
+            session.respond(now, token, error(Code::Busy, "too much waits for the rate"));
         }
     }
 
     /// What waited for a rate is served as far as the rate allows now.
     fn go_on(&mut self) {
-        while let Some((token, request)) = self.kept.pop_front() {
+        while let Some((token, request)) = self.kept.pop() {
             if let Some(request) = self.answer_now(token, request) {
-                self.kept.push_front((token, request));
+                self.kept.put_back(token, request);
                 return;
             }
         }
@@ -130,11 +178,11 @@ impl<D: Doorman> Connection<D> {
         let now = self.endpoint.now();
         let allowed = match &request {
             Request::Hello(hello) => self.doorman.hello(self.endpoint.peer(), hello),
-            request => self.doorman.may(request, self.read_bytes(request)),
+            request => self.allowed(request),
         };
         let reply = match allowed {
             Ok(()) => self.reply(now, request),
-            Err(Refusal { after: Some(after), .. }) if moves_bytes(&request) => {
+            Err(Refusal { after: Some(after), .. }) if may_wait(&request) => {
                 self.again = Instant::now() + after;
                 return Some(request);
             }
@@ -144,11 +192,42 @@ impl<D: Doorman> Connection<D> {
         None
     }
 
+    /// Asks the doorman and, for what goes up to another machine, the owner's limits.
+    fn allowed(&mut self, request: &Request) -> Result<(), Refusal> {
+        let read_bytes = self.read_bytes(request);
+        let upload = self.holder.upload().filter(|_| self.goes_away);
+        let bytes = upload.as_ref().map_or(0, |_| self.upload_bytes(request, read_bytes));
+        match upload.filter(|_| bytes > 0) {
+            None => self.doorman.may(request, read_bytes),
+            Some(upload) => upload.take(bytes, || self.doorman.may(request, read_bytes)),
+        }
+    }
+
     /// How long the chunk is that a READ asks for.
     fn read_bytes(&self, request: &Request) -> u64 {
         let Request::Read { region, version, chunk } = request else { return 0 };
         let shape = self.holder.version(region, *version).map(|snapshot| snapshot.info.shape);
         shape.and_then(|shape| shape.chunk_len(*chunk)).map_or(0, u64::from)
+    }
+
+    /// How long the frame is that answers, if it is bulk or may be as long.
+    fn upload_bytes(&self, request: &Request, read_bytes: u64) -> u64 {
+        let payload = match request {
+            Request::Read { .. } => read_bytes,
+            Request::ReadRanges { len, .. } => u64::from(*len),
+            Request::Open { region } => self.open_bytes(region, 0),
+            Request::ReadIfChanged { region, since } => self.open_bytes(region, *since),
+            _ => 0,
+        };
+        if payload > 0 { payload + HEADER_BYTES as u64 } else { 0 }
+    }
+
+    /// How long the description of the newest version is, when it is not that of `since`, and longer
+    /// than what other answers hold.
+    fn open_bytes(&self, region: &RegionName, since: u64) -> u64 {
+        let newest = self.holder.newest(region).filter(|newest| newest.info.version != since);
+        let hashes = newest.map_or(0, |newest| newest.info.chunks.len() as u64 * HASH_BYTES);
+        if hashes > u64::from(CONTROL_BYTES_MAX) { hashes } else { 0 }
     }
 
     fn reply(&mut self, now: Time, request: Request) -> Reply {
@@ -168,17 +247,18 @@ impl<D: Doorman> Connection<D> {
                 self.read_ranges(&region, version, &spans, start, len)
             }
             Request::OpenStage { region, stage } => {
-                done(self.holder.open_stage(&region, stage).map(Reply::StageOpened))
+                let opened = self.holder.open_stage(self.stage(region, stage), self.session);
+                done(opened.map(Reply::StageOpened))
             }
             Request::Stage { level: Some(Level::Durable), .. } => {
                 error(Code::Unavailable, "this holder keeps what is staged in memory")
             }
-            Request::Stage { region, chunk, hash, bytes, .. } => {
-                let placed = self.holder.place(&region, chunk, hash, bytes);
+            Request::Stage { region, stage, chunk, hash, bytes, .. } => {
+                let placed = self.holder.place(&self.stage(region, stage), chunk, hash, &bytes);
                 done(placed.map(|placement| Reply::Placed { placement, level: Level::Placed }))
             }
             Request::Commit { region, stage, expected } if stage.kind == StageKind::Write => {
-                let committed = self.holder.commit(&region, expected);
+                let committed = self.holder.commit(&self.stage(region, stage), expected);
                 done(committed.map(|version| Reply::Committed { version }))
             }
             Request::Subscribe { region } => {
@@ -211,6 +291,11 @@ impl<D: Doorman> Connection<D> {
             }
             _ => error(Code::Unsupported, "not offered by this holder"),
         }
+    }
+
+    /// The staging area that this peer means.
+    const fn stage(&self, name: RegionName, info: StageInfo) -> StageKey {
+        StageKey { name, peer: self.endpoint.peer(), info }
     }
 
     fn welcome(&self, now: Time) -> Welcome {
@@ -267,6 +352,11 @@ impl<D: Doorman> Connection<D> {
 /// Whether a rate applies to it.
 const fn moves_bytes(request: &Request) -> bool {
     matches!(request, Request::Read { .. } | Request::ReadRanges { .. } | Request::Stage { .. })
+}
+
+/// Whether it is kept until it may be answered.
+const fn may_wait(request: &Request) -> bool {
+    moves_bytes(request) || matches!(request, Request::Open { .. } | Request::ReadIfChanged { .. })
 }
 
 /// Whether it comes after what waits: what moves bytes, and what says that bytes are there.

@@ -286,11 +286,11 @@ impl QuicStranger {
             let connection =
                 accepting.await.map_err(|error| accept_error(remote.clone(), error))?;
             let peer = NodeId(*connection.remote_id().as_bytes());
-            let (remote, counters) = (remote_of(&connection), counters_of(&connection));
+            let counters = counters_of(&connection);
             let lanes = lanes::accept(&connection, lane_window_bytes, &counters)
                 .await
                 .map_err(|source| lanes_error(remote.clone(), source))?;
-            Ok(Link::new(LinkKind::Iroh, peer, remote, counters, lanes))
+            Ok(Link::new(LinkKind::Iroh, peer, remote_of(&connection), counters, lanes))
         };
         place.hold(&remote, work).await
     }
@@ -321,8 +321,10 @@ fn words(addr: &QuicAddr) -> String {
 fn origin(incoming: &QuicIncoming) -> (Remote, IpAddr) {
     match incoming.remote_addr() {
         IncomingAddr::Ip(addr) => (Remote::Ip(addr), addr.ip()),
-        IncomingAddr::Relay { url, .. } => {
-            (Remote::Relay(url.to_string().into()), Ipv4Addr::UNSPECIFIED.into())
+        IncomingAddr::Relay { url, endpoint_id } => {
+            let node = NodeId(*endpoint_id.as_bytes());
+            let remote = Remote::Relay(format!("{url}, node {}", node.short()).into());
+            (remote, Ipv4Addr::UNSPECIFIED.into())
         }
         other => (Remote::Relay(format!("{other:?}").into()), Ipv4Addr::UNSPECIFIED.into()),
     }
