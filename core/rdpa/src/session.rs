@@ -163,16 +163,32 @@ pub enum Failure {
         /// As it arrived.
         found: Hash,
     },
+    /// The peer sent a chunk of another length than the shape it had announced gives it.
+    #[error("chunk {chunk} has {found} bytes, its holder had announced {expected}")]
+    WrongLength {
+        /// Which chunk.
+        chunk: u32,
+        /// By the shape.
+        expected: u32,
+        /// As it arrived.
+        found: usize,
+    },
 }
 
 impl Failure {
+    /// Whether the peer gave something other than it had announced: it is not to be asked again.
+    #[must_use]
+    pub const fn is_lie(&self) -> bool {
+        matches!(self, Self::WrongHash { .. } | Self::WrongLength { .. })
+    }
+
     /// Whose fault it is.
     #[must_use]
     pub const fn fault(&self) -> Fault {
         match self {
             Self::Refused { code, .. } => code.fault(),
             Self::GaveUp { .. } => Fault::Weather,
-            Self::WrongHash { .. } => Fault::Peer,
+            Self::WrongHash { .. } | Self::WrongLength { .. } => Fault::Peer,
         }
     }
 }
@@ -230,6 +246,22 @@ pub enum Violation {
     Unexpected {
         /// What came.
         what: &'static str,
+    },
+    /// One handle for two things.
+    #[error("handle {handle:016x} stands for something else already")]
+    Alias {
+        /// The peer's handle.
+        handle: u64,
+    },
+    /// WELCOME names a version that HELLO had not offered.
+    #[error("WELCOME in version {found}, {min} to {max} were offered")]
+    Version {
+        /// The version named.
+        found: u8,
+        /// The lowest offered.
+        min: u8,
+        /// The highest offered.
+        max: u8,
     },
     /// A region described by the peer contradicts itself.
     #[error("the peer described a region that contradicts itself: {0}")]

@@ -75,14 +75,6 @@ pub enum TransferError {
         /// The shape this holder announced.
         found: Shape,
     },
-    /// A chunk with the right hash has not the length that its holder announced.
-    #[error("chunk {chunk} has {found} bytes, which is not what its holder had announced")]
-    WrongLength {
-        /// Which chunk.
-        chunk: u32,
-        /// Its length.
-        found: usize,
-    },
     /// The peer already holds another content for a chunk.
     #[error("the peer holds another content for chunk {chunk}")]
     Conflict {
@@ -101,7 +93,6 @@ impl TransferError {
         match self {
             Self::Request(failure) => failure.fault(),
             Self::OtherContent { .. } | Self::OtherShape { .. } => Fault::Weather,
-            Self::WrongLength { .. } => Fault::Peer,
             Self::Conflict { .. } | Self::Refused(_) => Fault::Ours,
         }
     }

@@ -1,6 +1,7 @@
 //! The half of a session that asks: our requests, their retries and their answers.
 
 mod arriving;
+mod opened;
 mod prepare;
 
 use super::{Event, Failure, Out, Refused, Session, Side, Violation};
@@ -11,13 +12,12 @@ use crate::{
     RegionName, RequestId, Span, StageInfo, Stat, Welcome,
 };
 use bytes::Bytes;
+use core::ops::RangeInclusive;
+use opened::{Holding, Opened};
 use prepare::bounded;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use suanli_base::{Duration, Random, Time};
-
-/// Hashes of opened regions that are kept (32 MiB); the oldest opened go first.
-const OPENED_HASHES_MAX: usize = 1 << 20;
 
 #[derive(Debug)]
 pub(super) struct Asking {
@@ -29,7 +29,7 @@ pub(super) struct Asking {
     fences: BTreeSet<u64>,
     bulk_in_flight: u64,
     peer: Option<PeerLimits>,
-    opened: Opened,
+    pub(super) opened: Opened,
     /// Regions we subscribed to, with the newest version told of.
     pub(super) subscribed: BTreeMap<RegionName, u64>,
     random: Random,
@@ -63,12 +63,22 @@ enum State {
 
 #[derive(Debug)]
 enum Kind {
-    Hello,
+    /// With the versions that were offered.
+    Hello(RangeInclusive<u8>),
     Open,
     ReadIfChanged,
     OpenStage(StageInfo),
-    Read { handle: Handle, info: Arc<RegionInfo>, missing: BTreeSet<u32> },
-    Ranges { handle: Handle, spans: Vec<Span>, total: u64, missing: BTreeSet<u32> },
+    Read {
+        handle: Handle,
+        info: Arc<RegionInfo>,
+        missing: BTreeSet<u32>,
+    },
+    Ranges {
+        handle: Handle,
+        spans: Vec<Span>,
+        total: u64,
+        missing: BTreeSet<u32>,
+    },
     Stage,
     Commit,
     Send,
@@ -107,47 +117,6 @@ impl Kind {
     }
 }
 
-/// What handles of the peer stand for, oldest first, within a budget.
-#[derive(Debug, Default)]
-struct Opened {
-    entries: BTreeMap<Handle, Holding>,
-    order: VecDeque<Handle>,
-    hashes: usize,
-}
-
-#[derive(Clone, Debug)]
-enum Holding {
-    Region(Arc<RegionInfo>),
-    Stage(StageInfo),
-    Cells(u32),
-}
-
-impl Holding {
-    fn hashes(&self) -> usize {
-        match self {
-            Self::Region(info) => info.chunks.len(),
-            Self::Stage(_) | Self::Cells(_) => 1,
-        }
-    }
-}
-
-impl Opened {
-    fn insert(&mut self, handle: Handle, holding: Holding, limits: &Limits) {
-        self.hashes += holding.hashes();
-        match self.entries.insert(handle, holding) {
-            Some(old) => self.hashes -= old.hashes(),
-            None => self.order.push_back(handle),
-        }
-        while self.order.len() > 1
-            && (self.order.len() > limits.handles_max || self.hashes > OPENED_HASHES_MAX)
-        {
-            let oldest = self.order.pop_front().expect("more than one entry");
-            let gone = self.entries.remove(&oldest).expect("order and entries agree");
-            self.hashes -= gone.hashes();
-        }
-    }
-}
-
 impl Asking {
     pub(super) const fn new(random: Random) -> Self {
         Self {
@@ -157,7 +126,7 @@ impl Asking {
             fences: BTreeSet::new(),
             bulk_in_flight: 0,
             peer: None,
-            opened: Opened { entries: BTreeMap::new(), order: VecDeque::new(), hashes: 0 },
+            opened: Opened::new(),
             subscribed: BTreeMap::new(),
             random,
         }
@@ -427,10 +396,11 @@ impl Session {
 
     fn answer(&mut self, kind: Kind, frame: &Frame) -> Result<Option<Answer>, Violation> {
         let (header, payload) = (frame.header(), frame.payload());
-        let handle = Handle(header.handle);
+        let theirs = header.handle;
         Ok(Some(match kind {
-            Kind::Hello => {
+            Kind::Hello(offered) => {
                 let welcome: Welcome = body::decode("WELCOME", payload)?;
+                check_welcome(&welcome, &offered)?;
                 self.welcome = true;
                 self.asking.peer = Some(welcome.limits);
                 Answer::Welcome(welcome)
@@ -441,7 +411,7 @@ impl Session {
                 info.check()?;
                 let info = Arc::new(info);
                 let holding = Holding::Region(Arc::clone(&info));
-                self.asking.opened.insert(handle, holding, &self.limits);
+                let handle = self.asking.opened.insert(theirs, holding, &self.limits)?;
                 Answer::Opened { handle, info }
             }
             Kind::OpenStage(stage) => {
@@ -449,7 +419,8 @@ impl Session {
                 if u64::from(placed.bound()) != stage.shape.chunk_count() {
                     return Err(Violation::Body { what: "an opened staging area" });
                 }
-                self.asking.opened.insert(handle, Holding::Stage(stage), &self.limits);
+                let holding = Holding::Stage(stage);
+                let handle = self.asking.opened.insert(theirs, holding, &self.limits)?;
                 Answer::StageOpened { handle, placed }
             }
             Kind::Stage => {
@@ -473,7 +444,8 @@ impl Session {
                 if !(1..=CELLS_MAX).contains(&count) {
                     return Err(Violation::Body { what: "opened cells" });
                 }
-                self.asking.opened.insert(handle, Holding::Cells(count), &self.limits);
+                let holding = Holding::Cells(count);
+                let handle = self.asking.opened.insert(theirs, holding, &self.limits)?;
                 Answer::CellsOpened { handle, count }
             }
             Kind::Cell => Answer::Cell { held: body::decode("a cell", payload)? },
@@ -491,4 +463,18 @@ impl Session {
             }
         }))
     }
+}
+
+/// A version that HELLO did not offer is a language we do not speak, and with no request allowed
+/// whoever asks would wait for ever. The other limits only bound what we send: a window of nothing
+/// lets one payload go at a time.
+fn check_welcome(welcome: &Welcome, offered: &RangeInclusive<u8>) -> Result<(), Violation> {
+    if !offered.contains(&welcome.version) {
+        let (found, min, max) = (welcome.version, *offered.start(), *offered.end());
+        return Err(Violation::Version { found, min, max });
+    }
+    if welcome.limits.requests_max == 0 {
+        return Err(Violation::Unexpected { what: "a WELCOME that allows no requests" });
+    }
+    Ok(())
 }

@@ -221,8 +221,7 @@ impl Gather {
     }
 
     fn fail(&mut self, source: SourceId, session: &mut Session, error: TransferError) {
-        let wrong = matches!(error, TransferError::Request(Failure::WrongHash { .. }));
-        if wrong || matches!(error, TransferError::WrongLength { .. }) {
+        if matches!(&error, TransferError::Request(failure) if failure.is_lie()) {
             self.liars.insert(source);
         }
         if let Some(source) = self.sources.get_mut(&source) {
@@ -308,10 +307,7 @@ impl Gather {
                 ours
             }
             Event::Chunk { id, chunk, bytes, .. } if from.has(*id) => {
-                if !self.fits(*chunk, bytes.len()) {
-                    let (chunk, found) = (*chunk, bytes.len());
-                    self.fail(source, session, TransferError::WrongLength { chunk, found });
-                } else if self.arrived(now, source, *id, *chunk) {
+                if self.arrived(now, source, *id, *chunk) {
                     self.steps.push_back(GatherStep::Chunk(source, *chunk, bytes.clone()));
                 }
                 true
@@ -331,11 +327,6 @@ impl Gather {
         self.tend(now, source, session);
         self.finish();
         ours
-    }
-
-    fn fits(&self, chunk: u32, len: usize) -> bool {
-        let shape = self.opened.as_ref().map(|(info, _)| info.shape);
-        shape.and_then(|shape| shape.chunk_len(chunk)).is_some_and(|right| right as usize == len)
     }
 
     fn answered(
@@ -420,7 +411,7 @@ impl Gather {
         failure: &Failure,
     ) {
         let Some(from) = self.sources.get_mut(&source) else { return };
-        if from.needless.remove(&id) && !matches!(failure, Failure::WrongHash { .. }) {
+        if from.needless.remove(&id) && !failure.is_lie() {
             return;
         }
         if !is_bad_handle(failure) || from.reopens >= REOPENS_MAX {
