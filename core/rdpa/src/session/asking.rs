@@ -28,6 +28,8 @@ pub(super) struct Asking {
     /// FENCEs among the pending.
     fences: BTreeSet<u64>,
     bulk_in_flight: u64,
+    /// When a chunk or piece came, of whatever READ: the others are behind it.
+    chunk_came: Time,
     peer: Option<PeerLimits>,
     pub(super) opened: Opened,
     /// Regions we subscribed to, with the newest version told of.
@@ -104,6 +106,10 @@ impl Kind {
         )
     }
 
+    const fn is_read(&self) -> bool {
+        matches!(self, Self::Read { .. } | Self::Ranges { .. })
+    }
+
     /// The body that asks for the rest, where some of the answer has come.
     fn body_of_rest(&self) -> Option<Bytes> {
         match self {
@@ -125,6 +131,7 @@ impl Asking {
             notifies: 0,
             fences: BTreeSet::new(),
             bulk_in_flight: 0,
+            chunk_came: Time(0),
             peer: None,
             opened: Opened::new(),
             subscribed: BTreeMap::new(),
@@ -202,9 +209,15 @@ impl Asking {
         Some(pending.frame.clone())
     }
 
+    /// Since when nothing has come of what this request waits for.
+    fn waiting_since(&self, pending: &Pending) -> Time {
+        let chunk = if pending.kind.is_read() { self.chunk_came } else { Time(0) };
+        pending.since.max(chunk)
+    }
+
     pub(super) fn next_due(&self, limits: &Limits) -> Option<Time> {
         let due = |pending: &Pending| {
-            let end = pending.since.after(limits.give_up_after);
+            let end = self.waiting_since(pending).after(limits.give_up_after);
             match pending.state {
                 State::Queued => end,
                 State::Sent { again, .. } | State::Resting { again } => again.min(end),
@@ -321,16 +334,19 @@ impl Session {
     }
 
     pub(super) fn retry_due(&mut self, now: Time) {
-        let mut given_up = Vec::new();
+        self.give_up_overdue(now);
+        // A chunk that is coming, however slowly, would come twice if it was asked for again.
+        let coming = self.pulse.arriving.after(self.limits.retry_bulk_first);
         for (id, pending) in &mut self.asking.pending {
-            if now.since(pending.since) >= self.limits.give_up_after {
-                given_up.push(*id);
-                continue;
-            }
-            let bulk = match pending.state {
-                State::Sent { again, bulk } if again <= now => bulk,
-                State::Resting { again } if again <= now => 0,
-                _ => continue,
+            let bulk = match &mut pending.state {
+                State::Sent { again, .. } if *again > now => continue,
+                State::Sent { again, .. } if pending.kind.is_read() && coming > now => {
+                    *again = coming;
+                    continue;
+                }
+                State::Sent { bulk, .. } => *bulk,
+                State::Resting { again } if *again <= now => 0,
+                State::Resting { .. } | State::Queued => continue,
             };
             self.asking.bulk_in_flight -= bulk;
             pending.state = State::Queued;
@@ -339,9 +355,16 @@ impl Session {
             }
             self.out.queue_of(&pending.frame).push_back(Out::Ask(*id));
         }
-        for id in given_up {
+    }
+
+    fn give_up_overdue(&mut self, now: Time) {
+        let asking = &self.asking;
+        let waited = asking.pending.iter().map(|(id, p)| (*id, now.since(asking.waiting_since(p))));
+        let overdue: Vec<_> =
+            waited.filter(|(_, span)| *span >= self.limits.give_up_after).collect();
+        for (id, span) in overdue {
             let pending = self.settle(id).expect("listed just now");
-            let (attempts, span) = (pending.attempts, now.since(pending.since));
+            let attempts = pending.attempts;
             self.fail(id, pending.kind, Failure::GaveUp { attempts, span });
         }
     }
@@ -384,7 +407,7 @@ impl Session {
             self.fail(header.request, pending.kind, Failure::Refused { code, text });
             return Ok(());
         }
-        if matches!(pending.kind, Kind::Read { .. } | Kind::Ranges { .. }) {
+        if pending.kind.is_read() {
             return self.handle_data(now, frame);
         }
         let pending = self.settle(header.request).expect("found just now");

@@ -1,5 +1,6 @@
 //! Single facts about sessions, without a network in between. The network is in `tests/pair.rs`.
 
+mod bounds;
 mod liars;
 
 use super::*;

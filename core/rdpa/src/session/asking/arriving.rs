@@ -124,6 +124,7 @@ impl Session {
         if !missing.remove(&index) {
             return;
         }
+        self.asking.chunk_came = now;
         self.events.push_back(event);
         if missing.is_empty() {
             self.settle(id.0);
