@@ -1,9 +1,10 @@
 //! Reading a region, or some of its chunks, from one holder after another.
 
+use super::cut::carry_over;
 use super::{DownloadStep, REOPENS_MAX, TransferError, is_bad_handle};
 use crate::limits::READ_CHUNKS_MAX;
 use crate::{
-    Answer, ChunkSet, Event, Handle, Op, Refused, RegionInfo, RegionName, RequestId, Session,
+    Answer, ChunkSet, Event, Handle, Op, Refused, RegionInfo, RegionName, RequestId, Session, Shape,
 };
 use core::ops::Range;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -18,6 +19,8 @@ pub struct Download {
     window: usize,
     only: Option<Range<u32>>,
     have: Option<ChunkSet>,
+    /// That of the last holder: by it `have` is in place.
+    shape: Option<Shape>,
     state: State,
     reads: BTreeMap<RequestId, BTreeSet<u32>>,
     reopens: u32,
@@ -45,6 +48,7 @@ impl Download {
             window: window.max(1),
             only: None,
             have: None,
+            shape: None,
             state: State::Stopped,
             reads: BTreeMap::new(),
             reopens: 0,
@@ -145,8 +149,15 @@ impl Download {
             self.fail(session, TransferError::OtherContent { expected, found, found_version });
             return;
         }
-        if self.have.as_ref().is_none_or(|have| have.bound() != info.chunk_count()) {
-            self.have = Some(ChunkSet::empty(info.chunk_count()));
+        let count = info.chunk_count();
+        let have = self.have.clone().filter(|have| have.bound() == count);
+        let have = have.unwrap_or_else(|| ChunkSet::empty(count));
+        let (expected, found) = (self.shape.unwrap_or(info.shape), info.shape);
+        match carry_over(&have, expected, found) {
+            Ok(have) => (self.have, self.shape) = (Some(have), Some(found)),
+            Err(_) => {
+                return self.fail(session, TransferError::OtherShape { expected, found });
+            }
         }
         self.steps.push_back(DownloadStep::Opened(Arc::clone(&info)));
         self.state = State::Reading(handle, info);
