@@ -75,8 +75,12 @@ impl ReadError {
     #[must_use]
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Ended { ended, .. } if matches!(**ended, Ended::Violation(_)) => Fault::Peer,
-            Self::Ended { .. } | Self::Map { .. } => Fault::Weather,
+            Self::Ended { ended, .. } => match &**ended {
+                Ended::Violation(violation) => violation.fault(),
+                Ended::Broken(error) => error.fault(),
+                Ended::ByUs | Ended::ByPeer | Ended::Silent => Fault::Weather,
+            },
+            Self::Map { .. } => Fault::Weather,
             Self::Failed(failure) => failure.fault(),
             Self::Refused(_) | Self::Memory { .. } | Self::Region(_) | Self::Conflict { .. } => {
                 Fault::Ours
