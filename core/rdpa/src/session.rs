@@ -100,6 +100,20 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The request of ours that it tells of.
+    const fn request(&self) -> Option<RequestId> {
+        match self {
+            Self::Answered { id, .. }
+            | Self::Chunk { id, .. }
+            | Self::Piece { id, .. }
+            | Self::Landed { id, .. }
+            | Self::Failed { id, .. } => Some(*id),
+            _ => None,
+        }
+    }
+}
+
 /// Which part of the answer to a READ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {

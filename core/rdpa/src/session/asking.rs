@@ -300,6 +300,8 @@ impl Session {
 
     /// Gives up one of our requests: no event comes for it any more, and the peer is told.
     pub fn cancel(&mut self, id: RequestId) {
+        // Nor one that waits to be told.
+        self.events.retain(|event| event.request() != Some(id));
         let Some(pending) = self.settle(id.0) else { return };
         if pending.attempts > 0 {
             let header = Header::new(Opcode::Cancel, Direction::Request, id.0);
