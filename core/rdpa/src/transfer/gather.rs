@@ -6,7 +6,7 @@
 //! will need longest, and more while it is quicker: the first to arrive counts, the other READ is
 //! cancelled.
 //!
-//! Sources that announce one root and other shapes do not both tell the truth: see [`shapes`].
+//! Sources that announce one root and other shapes do not all tell the truth: `shapes` says whom to believe.
 //!
 //! Not for: connections, nor judging holders: the caller learns whose fault a failure is. Invariants:
 //! a chunk is handed over once; it is under way twice at most, and twice only at the end or when a

@@ -13,7 +13,7 @@ use std::sync::Arc;
 const OPENED_HASHES_MAX: usize = 1 << 20;
 
 /// What our handles stand for, within a budget.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::session) struct Opened {
     last: u64,
     /// Each with the peer's number; the oldest has the lowest of ours.

@@ -143,7 +143,7 @@ fn a_chunk_that_comes_slowly_is_waited_for_and_not_asked_for_twice() {
     // Only whole frames counted as heard: a chunk of 4 MiB below 2.2 Mbit/s was taken for silence
     // after 15 s, and the same chunk ended the next connection too. Below 0.6 Mbit/s its READ was
     // asked again after 60 s, so that everything came twice.
-    let (mut client, mut server, chunks, first) = reading();
+    let (mut client, mut server, chunks, _) = reading();
     let (mut now, mut tokens) = (START, Vec::new());
     while let Some(Event::Request { token, request: Request::Read { chunk, .. } }) =
         server.poll_event()
@@ -164,7 +164,6 @@ fn a_chunk_that_comes_slowly_is_waited_for_and_not_asked_for_twice() {
             assert!(matches!(event, Event::Answered { .. }), "{event:?}");
         }
     }
-    let _ = first;
 }
 
 #[test]
