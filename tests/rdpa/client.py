@@ -95,6 +95,8 @@ class Client:
         welcome = self._body(Frame(Verb.HELLO, payload=body), Welcome.read)
         if not versions[0] <= welcome.version <= versions[1]:
             raise PeerFault(f"version {welcome.version} was not offered")
+        if not welcome.requests_max:
+            raise PeerFault("a WELCOME that allows no requests")
         self.session.limit(welcome.requests_max, welcome.bulk_window_bytes)
         self.welcome = welcome
         return welcome

@@ -103,7 +103,7 @@ class Session:
 
     def limit(self, requests_max: int, bulk_window_bytes: int) -> None:
         """Takes the limits of WELCOME: the smaller of each counts (section 3)."""
-        self.requests_max = max(1, min(self.requests_max, requests_max))
+        self.requests_max = min(self.requests_max, requests_max)
         self.bulk_window_bytes = min(self.bulk_window_bytes, bulk_window_bytes)
 
     def close(self) -> None:

@@ -359,12 +359,16 @@ impl Frame {
 
     /// Whether it goes in the bulk class, behind control frames.
     #[must_use]
-    pub const fn is_bulk(&self) -> bool {
-        matches!(
-            (self.header.opcode, self.header.direction),
+    pub fn is_bulk(&self) -> bool {
+        let header = &self.header;
+        let bulky = match (header.opcode, header.direction) {
             (Opcode::Write | Opcode::Accumulate, Direction::Request)
-                | (Opcode::Read | Opcode::ReadRanges, Direction::Reply)
-        ) && self.header.status.is_none()
+            | (Opcode::Read | Opcode::ReadRanges, Direction::Reply) => true,
+            // The hashes of an opened region may be megabytes; "not changed" is nothing.
+            (Opcode::Open | Opcode::ReadIfChanged, Direction::Reply) => !self.payload.is_empty(),
+            _ => false,
+        };
+        bulky && header.status.is_none()
     }
 
     /// The 64 bytes of the header; the payload follows them on the wire as it is.

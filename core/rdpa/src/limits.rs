@@ -43,6 +43,12 @@ pub const REGION_NAME_CHARS_MAX: usize = 160;
 pub const ERROR_TEXT_BYTES_MAX: usize = 256;
 /// Bytes of any other control payload.
 pub const CONTROL_BYTES_MAX: u32 = 4 << 10;
+/// Bytes of replies that wait to be sent, of each class, those to READs apart: what 256 requests at
+/// once may be answered with. Of opened regions one may go alone, whatever its length.
+pub const REPLIES_BYTES_MAX: usize = 4 << 20;
+/// HELLOs that the layer above refused on one connection, each for the price of several signatures;
+/// one more ends it.
+pub const HELLOS_REFUSED_MAX: u32 = 3;
 /// How far request ids of one side may spread: an id this far behind the newest is settled. The
 /// requester keeps new requests back so as not to pass it, the responder remembers as many answers.
 pub const REQUEST_SPAN: u64 = 1024;

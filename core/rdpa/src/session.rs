@@ -4,7 +4,7 @@ mod asking;
 mod grants;
 mod serving;
 
-use crate::limits::Limits;
+use crate::limits::{Limits, REPLIES_BYTES_MAX};
 use crate::{
     Announced, Answer, Code, Direction, Frame, FrameError, Handle, Header, Opcode, RegionName,
     Request, RequestId, ResponderToken, SessionStat,
@@ -100,6 +100,20 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The request of ours that it tells of.
+    const fn request(&self) -> Option<RequestId> {
+        match self {
+            Self::Answered { id, .. }
+            | Self::Chunk { id, .. }
+            | Self::Piece { id, .. }
+            | Self::Landed { id, .. }
+            | Self::Failed { id, .. } => Some(*id),
+            _ => None,
+        }
+    }
+}
+
 /// Which part of the answer to a READ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -163,16 +177,32 @@ pub enum Failure {
         /// As it arrived.
         found: Hash,
     },
+    /// The peer sent a chunk of another length than the shape it had announced gives it.
+    #[error("chunk {chunk} has {found} bytes, its holder had announced {expected}")]
+    WrongLength {
+        /// Which chunk.
+        chunk: u32,
+        /// By the shape.
+        expected: u32,
+        /// As it arrived.
+        found: usize,
+    },
 }
 
 impl Failure {
+    /// Whether the peer gave something other than it had announced: it is not to be asked again.
+    #[must_use]
+    pub const fn is_lie(&self) -> bool {
+        matches!(self, Self::WrongHash { .. } | Self::WrongLength { .. })
+    }
+
     /// Whose fault it is.
     #[must_use]
     pub const fn fault(&self) -> Fault {
         match self {
             Self::Refused { code, .. } => code.fault(),
             Self::GaveUp { .. } => Fault::Weather,
-            Self::WrongHash { .. } => Fault::Peer,
+            Self::WrongHash { .. } | Self::WrongLength { .. } => Fault::Peer,
         }
     }
 }
@@ -231,6 +261,22 @@ pub enum Violation {
         /// What came.
         what: &'static str,
     },
+    /// One handle for two things.
+    #[error("handle {handle:016x} stands for something else already")]
+    Alias {
+        /// The peer's handle.
+        handle: u64,
+    },
+    /// WELCOME names a version that HELLO had not offered.
+    #[error("WELCOME in version {found}, {min} to {max} were offered")]
+    Version {
+        /// The version named.
+        found: u8,
+        /// The lowest offered.
+        min: u8,
+        /// The highest offered.
+        max: u8,
+    },
     /// A region described by the peer contradicts itself.
     #[error("the peer described a region that contradicts itself: {0}")]
     Region(#[from] crate::RegionError),
@@ -268,6 +314,10 @@ pub struct Session {
 struct Outbox {
     control: VecDeque<Out>,
     bulk: VecDeque<Out>,
+    /// Bytes of the frames in `control` that are no requests of ours.
+    control_bytes: usize,
+    /// Bytes of opened regions in `bulk`.
+    opened_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -278,17 +328,47 @@ enum Out {
     Frame(Frame),
 }
 
+impl Out {
+    /// The chunk or piece of this READ that waits here.
+    fn chunk_of(&self, request: u64) -> Option<&Frame> {
+        match self {
+            Self::Frame(frame) if frame.header().request == request && !is_opened(frame) => {
+                Some(frame)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Whether a bulk frame of ours is an opened region, and not a chunk or piece.
+const fn is_opened(frame: &Frame) -> bool {
+    matches!(frame.header().opcode, Opcode::Open | Opcode::ReadIfChanged)
+}
+
 impl Outbox {
     fn queue_of(&mut self, frame: &Frame) -> &mut VecDeque<Out> {
         if frame.is_bulk() { &mut self.bulk } else { &mut self.control }
     }
 
-    /// Replies past this are dropped: the peer will ask again.
+    /// Replies past the bounds are dropped: the peer will ask again.
     fn reply(&mut self, frame: Frame, limits: &Limits) {
+        if frame.is_bulk() {
+            self.opened_bytes += frame.wire_len();
+            self.bulk.push_back(Out::Frame(frame));
+            return;
+        }
         let bound = 2 * (limits.requests_max + limits.serving_max) + limits.subscriptions_max;
-        if self.control.len() < bound {
+        let bytes = self.control_bytes + frame.wire_len();
+        if self.control.len() < bound && bytes <= REPLIES_BYTES_MAX {
+            self.control_bytes = bytes;
             self.control.push_back(Out::Frame(frame));
         }
+    }
+
+    /// Whether one more opened region with so many chunks may wait to be sent.
+    fn takes_opened(&self, chunks: usize) -> bool {
+        let bytes = chunks.saturating_mul(size_of::<Hash>());
+        self.opened_bytes == 0 || self.opened_bytes.saturating_add(bytes) <= REPLIES_BYTES_MAX
     }
 }
 
@@ -296,7 +376,10 @@ impl Outbox {
 #[derive(Debug)]
 struct Pulse {
     began: Time,
+    /// A whole frame.
     heard: Time,
+    /// Some bytes of one.
+    arriving: Time,
     pinged: Time,
     silent_told: bool,
     rtt: Option<Duration>,
@@ -316,7 +399,14 @@ impl Session {
             out: Outbox::default(),
             asking: Asking::new(random.fork(1)),
             serving: Serving::new(random.fork(2)),
-            pulse: Pulse { began: now, heard: now, pinged: now, silent_told: false, rtt: None },
+            pulse: Pulse {
+                began: now,
+                heard: now,
+                arriving: now,
+                pinged: now,
+                silent_told: false,
+                rtt: None,
+            },
             tally: SessionStat::default(),
         }
     }
@@ -351,6 +441,14 @@ impl Session {
         Ok(())
     }
 
+    /// Tells that bytes of a frame have come, and not yet all of it: of use on a link that keeps the
+    /// order of bytes, where a long frame on a slow line keeps everything behind it waiting. The peer
+    /// is not silent then, and what it is giving is not asked for again.
+    pub fn arriving(&mut self, now: Time) {
+        self.pulse.arriving = self.pulse.arriving.max(now);
+        self.pulse.silent_told = false;
+    }
+
     fn hear(&mut self, now: Time, payload_bytes: usize) {
         self.pulse.heard = self.pulse.heard.max(now);
         self.pulse.silent_told = false;
@@ -375,6 +473,7 @@ impl Session {
                 if frame.header().opcode == Opcode::Ping);
             if !waits {
                 let ping = self.limits.frame(header, Bytes::new());
+                self.out.control_bytes += ping.wire_len();
                 self.out.control.push_front(Out::Frame(ping));
             }
         }
@@ -386,7 +485,10 @@ impl Session {
     }
 
     fn silent_at(&self) -> Time {
-        let silent = self.pulse.heard.after(self.limits.silent_after);
+        // A frame that comes byte by byte is waited for as long as an answer is, and no longer.
+        let frame_by = self.pulse.heard.after(self.limits.give_up_after);
+        let heard = self.pulse.heard.max(self.pulse.arriving);
+        let silent = heard.after(self.limits.silent_after).min(frame_by);
         let stranger = self.side == Side::Accepting && !self.welcome;
         let hello = self.pulse.began.after(self.limits.hello_within);
         if stranger { silent.min(hello) } else { silent }
@@ -456,7 +558,10 @@ impl Session {
                 continue;
             }
             match self.out.control.remove(at)? {
-                Out::Frame(frame) => return Some(frame),
+                Out::Frame(frame) => {
+                    self.out.control_bytes -= frame.wire_len();
+                    return Some(frame);
+                }
                 Out::Ask(id) => match self.asking.sent(id, now, &self.limits) {
                     Some(frame) => return Some(frame),
                     None => continue,
@@ -487,6 +592,10 @@ impl Session {
     fn next_bulk(&mut self, now: Time) -> Option<Frame> {
         let at = self.find_bulk()?;
         match self.out.bulk.remove(at)? {
+            Out::Frame(frame) if is_opened(&frame) => {
+                self.out.opened_bytes -= frame.wire_len();
+                Some(frame)
+            }
             Out::Frame(frame) => {
                 self.serving.sent_bulk(frame.payload().len());
                 Some(frame)

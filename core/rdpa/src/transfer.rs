@@ -3,6 +3,7 @@
 //! Both machines are driven alike: `start` with a session, offer every event of that session to
 //! `handle`, and after each drain `poll`. They hold ids and bitmaps; bytes pass through.
 
+mod cut;
 mod download;
 mod gather;
 mod upload;
@@ -23,7 +24,8 @@ const REOPENS_MAX: u32 = 3;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DownloadStep {
-    /// The region is open (again): what it holds is known.
+    /// The region is open (again): what it holds is known. With another shape than before, only what
+    /// [`Download::have`] has stays where it is.
     Opened(Arc<RegionInfo>),
     /// A chunk has arrived and is verified.
     Chunk(u32, Bytes),
@@ -63,25 +65,17 @@ pub enum TransferError {
         /// The version the holder announced.
         found_version: u64,
     },
-    /// The holder cuts the same content differently than the holder that opened it first: one of the
-    /// two announces what it has not. Read from it alone, or begin anew with it.
+    /// The holder announced a shape under which a chunk that has arrived, and has the hash that both
+    /// announce, would have another length than it has.
     #[error(
-        "the holder has {} bytes in chunks of {}, another has {} bytes in chunks of {}",
+        "the holder announced {} bytes in chunks of {}, a chunk shows that they are {} in chunks of {}",
         found.bytes, found.chunk_bytes, expected.bytes, expected.chunk_bytes
     )]
     OtherShape {
-        /// The shape opened first.
+        /// The shape that the chunk has shown.
         expected: Shape,
         /// The shape this holder announced.
         found: Shape,
-    },
-    /// A chunk with the right hash has not the length that its holder announced.
-    #[error("chunk {chunk} has {found} bytes, which is not what its holder had announced")]
-    WrongLength {
-        /// Which chunk.
-        chunk: u32,
-        /// Its length.
-        found: usize,
     },
     /// The peer already holds another content for a chunk.
     #[error("the peer holds another content for chunk {chunk}")]
@@ -100,9 +94,21 @@ impl TransferError {
     pub const fn fault(&self) -> Fault {
         match self {
             Self::Request(failure) => failure.fault(),
-            Self::OtherContent { .. } | Self::OtherShape { .. } => Fault::Weather,
-            Self::WrongLength { .. } => Fault::Peer,
+            Self::OtherContent { .. } => Fault::Weather,
+            Self::OtherShape { .. } => Fault::Peer,
             Self::Conflict { .. } | Self::Refused(_) => Fault::Ours,
+        }
+    }
+}
+
+impl TransferError {
+    /// Whether the peer gave something other than it had announced: it is not to be asked again.
+    #[must_use]
+    pub const fn is_lie(&self) -> bool {
+        match self {
+            Self::Request(failure) => failure.is_lie(),
+            Self::OtherShape { .. } => true,
+            _ => false,
         }
     }
 }

@@ -195,3 +195,107 @@ with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "rdpa-hostile
     file.write("# that code (docs/spec/rdpa.md, section 8); no other connection notices.\n")
     for name, (outcome, data) in HOSTILE.items():
         file.write(f"{name} {outcome} {data.hex()}\n")
+
+
+# What a hostile holder sends to a reader that asks, one after the other: 1 HELLO, 2 OPEN theta,
+# 3 OPEN eta, 4 READ of all chunks of theta.
+OTHER = CONTENT[::-1]
+OTHER_HASHES = [blake3(OTHER[at : at + 300]) for at in range(0, 1000, 300)]
+
+
+def region(shape=SHAPE, hashes=HASHES, of=None, version=9):
+    return number(version) + shape + (of or root(hashes)) + listed(hashes)
+
+
+def opened(body, request=2, handle=H1, version=9):
+    return answer(2, request, body, handle=handle, version=version)
+
+
+def welcome(version=2, requests_max=64, window=4 << 20):
+    return answer(1, 1, bytes([version]) + numbers(requests_max, window, 1_800_000_000_000))
+
+
+def chunk(index, data, **fields):
+    return answer(4, 4, data, version=9, offset=index, **fields)
+
+
+ETA = region(hashes=OTHER_HASHES, version=5)
+GOOD_HOLDER = {
+    "welcome": (1, welcome()),
+    "opened": (2, opened(region())),
+    "opened-eta": (3, opened(ETA, request=3, handle=H2, version=5)),
+    "chunks": (4, b"".join(chunk(index, data) for index, data in enumerate(CHUNKS))),
+}
+HOSTILE_HOLDER = {
+    "welcome-of-version-9": (1, "close", welcome(version=9)),
+    "welcome-of-version-0": (1, "close", welcome(version=0)),
+    "welcome-that-allows-nothing": (1, "close", welcome(requests_max=0)),
+    "welcome-without-an-end": (1, "close", answer(1, 1, bytes([2, 64]))),
+    "welcome-with-something-left-over": (1, "close", answer(1, 1, welcome()[64:] + b"\0")),
+    "welcome-of-another-verb": (1, "close", opened(region(), request=1)),
+    "hello-from-the-holder": (1, "close", ask(1, 1, bytes([2, 2, 1, 0]))),
+    "request-before-the-welcome": (1, "ignored", ask(9, 1, b"a")),
+    "chunk-before-the-welcome": (1, "ignored", chunk(0, CHUNKS[0])),
+    "root-of-something-else": (2, "close", opened(region(of=blake3(b"else")))),
+    "a-hash-too-few": (2, "close", opened(region(hashes=HASHES[:3]))),
+    "a-hash-too-many": (2, "close", opened(region(hashes=HASHES + HASHES[:1]))),
+    "no-bytes": (2, "close", opened(region(shape=numbers(0, 300), hashes=[]))),
+    "chunks-of-nothing": (2, "close", opened(region(shape=numbers(1000, 0)))),
+    "chunks-above-4-mib": (2, "close", opened(region(shape=numbers(4 * ((4 << 20) + 1), (4 << 20) + 1)))),
+    "bytes-that-overflow": (2, "close", opened(region(shape=numbers(MOST, 1)))),
+    "hashes-longer-than-their-bytes": (
+        2, "close", opened(number(9) + SHAPE + ROOT + number(MOST) + HASHES[0]),
+    ),
+    "opened-without-a-handle": (2, "close", opened(region(), handle=0)),
+    "opened-and-nothing-said": (2, "close", opened(b"")),
+    # The hashes and the root are right, the shape is not: the last chunk has 100 bytes.
+    "right-hash-and-too-long": (2, "lie", opened(region(shape=numbers(910, 300)))),
+    "right-hash-and-too-short": (2, "lie", opened(region(shape=numbers(1200, 300)))),
+    "right-hash-and-other-chunks": (2, "lie", opened(region(shape=numbers(1000, 333)))),
+    "refused-in-a-long-text": (2, "refused", answer(2, 2, b"no" * 2000, status=2)),
+    "refused-in-escape-codes": (2, "refused", answer(2, 2, b"\x1b[2J\x07\xff\xfe", status=2)),
+    "code-of-nothing": (2, "close", answer(2, 2, status=999)),
+    "handle-of-theta-for-eta": (3, "close", opened(ETA, request=3, handle=H1, version=5)),
+    "handle-of-theta-for-its-next-version": (
+        3, "close", opened(region(version=10), request=3, handle=H1, version=10),
+    ),
+    "handle-of-theta-for-another-shape": (
+        3, "close", opened(region(shape=numbers(999, 300)), request=3, handle=H1),
+    ),
+    "chunk-past-the-end": (4, "close", chunk(4, CHUNKS[0])),
+    "chunk-of-an-index-that-overflows": (4, "close", chunk(2**32, CHUNKS[0])),
+    "chunk-of-the-highest-index": (4, "close", chunk(MOST, CHUNKS[0])),
+    "chunk-of-something-else": (4, "lie", chunk(0, bytes(300))),
+    "chunk-of-another-index": (4, "lie", chunk(0, CHUNKS[1])),
+    "chunk-a-byte-too-long": (4, "lie", chunk(3, CHUNKS[3] + b"\0")),
+    "chunk-a-byte-too-short": (4, "lie", chunk(3, CHUNKS[3][:-1])),
+    "chunk-of-nothing": (4, "lie", chunk(0, b"")),
+    "chunk-above-4-mib": (4, "close", changed(12, struct.pack("<I", (4 << 20) + 1), chunk(0, b""))),
+    "chunk-of-four-gigabytes": (4, "close", changed(12, b"\xff\xff\xff\xff", chunk(0, b""))),
+    "chunk-that-is-not-its-frames-hash": (
+        4, "close", changed(48, b"\x01" * 16, frame(4, CHUNKS[0], reply=True, request=4, version=9)),
+    ),
+    "piece-instead-of-a-chunk": (4, "close", answer(14, 4, CHUNKS[0], version=9)),
+    "chunk-twice": (4, "ignored", chunk(0, CHUNKS[0]) * 2),
+    "chunk-twice-and-then-otherwise": (4, "ignored", chunk(0, CHUNKS[0]) + chunk(0, bytes(300))),
+    "reply-to-nothing": (4, "ignored", answer(9, 99)),
+    "opened-twice": (4, "ignored", opened(ETA)),
+    "notify-that-nobody-asked-for": (4, "ignored", ask(11, 1, string("theta") + listed([]), version=3)),
+    "cancel-of-nothing": (4, "ignored", ask(12, 77)),
+    "hello-again": (4, "close", ask(1, 2, bytes([2, 2, 1, 0]))),
+    "read-refused": (4, "refused", chunk(0, b"gone", status=3)),
+    "another-service": (4, "close", b"HTTP/1.1 400 Bad Request\r\n" * 3),
+}
+with open(
+    os.path.join(os.path.dirname(os.path.abspath(__file__)), "rdpa-hostile-holder.txt"), "w"
+) as file:
+    file.write("# Frozen: old lines are never edited, new ones are added. Made by rdpa.py.\n")
+    file.write("# NAME STEP OUTCOME BYTES: a reader asks 1 HELLO, 2 OPEN theta, 3 OPEN eta, 4 READ of all four chunks\n")
+    file.write("# of theta, each when it has the answer before. The lines \"good\" are the answers of a good holder.\n")
+    file.write("# Of any other line the bytes come in place of the answer of their step, the other answers being\n")
+    file.write("# good, and end the connection (close), have the READ fail as the holder's fault (lie), are the\n")
+    file.write("# holder's refusal (refused), or change nothing, the good answer coming behind them (ignored).\n")
+    for name, (step, data) in GOOD_HOLDER.items():
+        file.write(f"{name} {step} good {data.hex()}\n")
+    for name, (step, outcome, data) in HOSTILE_HOLDER.items():
+        file.write(f"{name} {step} {outcome} {data.hex()}\n")

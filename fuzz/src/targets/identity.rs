@@ -1,10 +1,10 @@
 //! Tickets and grants to regions: their text, their bytes, and what somebody signed but made up.
 
 use crate::Target;
-use suanli_base::{CityId, Time};
+use suanli_base::{CityId, Hash, Time};
 use suanli_identity::{
-    ACCESS_BYTES_MAX, ACCESS_LINKS_MAX, Access, Bounds, Domain, Grant, Kind, Prefix, Right, Rights,
-    Role, SecretKey, Signed, TICKET_ADDRESSES_MAX, Ticket,
+    ACCESS_BYTES_MAX, ACCESS_LINKS_MAX, Access, AccessLine, Bounds, Domain, Grant, Kind, Prefix,
+    Right, Rights, Role, SecretKey, Signed, TICKET_ADDRESSES_MAX, Ticket,
 };
 
 pub(crate) const TARGETS: &[Target] = &[
@@ -12,6 +12,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target::new("ticket-bytes", "only what the city signed is a ticket", bytes, from_bytes),
     Target::new("grant-signed", "a signed grant keeps its bounds", grants, signed_grant),
     Target::new("access-bytes", "only what was signed link by link is a grant", accesses, access),
+    Target::new("access-line", "a grant's line reads back as it was, or is refused", lines, line),
     Target::new(
         "access-signed",
         "a link that its issuer signed keeps its bounds",
@@ -156,5 +157,47 @@ fn signed_link(input: &[u8]) {
             assert!(bounds.rights.within(Rights::ALL));
         }
         assert!(all.windows(2).all(|pair| pair[1].widens(pair[0]).is_none()));
+    }
+}
+
+/// What is in a line, without its checksum.
+fn lines() -> Vec<Vec<u8>> {
+    let addresses = ["city.example:7000", "relay:https://relay.example#pass"];
+    let line = |chain: Access, ways: usize| {
+        let mut bytes = (chain.to_bytes().len() as u16).to_le_bytes().to_vec();
+        bytes.extend(chain.to_bytes());
+        for address in &addresses[..ways] {
+            bytes.push(address.len() as u8);
+            bytes.extend(address.as_bytes());
+        }
+        let there = AccessLine::new(chain, addresses[..ways].iter().map(|&a| a.into()).collect());
+        assert_eq!(line_of(&bytes), there.expect("short addresses").to_string());
+        bytes
+    };
+    let [first, second] = chains();
+    vec![line(first, 0), line(second, 2)]
+}
+
+/// The text of a line: checksum and base32 (RFC 4648, small letters, no padding).
+fn line_of(bytes: &[u8]) -> String {
+    let sum = Hash::of_parts("suanli 2026 grant checksum", &[bytes]);
+    let bits: Vec<u8> = [bytes, &sum.0[..4]]
+        .concat()
+        .iter()
+        .flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1))
+        .collect();
+    let letter = |five: &[u8]| {
+        let number = (0..5).fold(0, |sum, at| sum << 1 | five.get(at).copied().unwrap_or(0));
+        char::from(b"abcdefghijklmnopqrstuvwxyz234567"[usize::from(number)])
+    };
+    format!("suanligrant1{}", bits.chunks(5).map(letter).collect::<String>())
+}
+
+fn line(input: &[u8]) {
+    let text = line_of(input);
+    if let Ok(line) = text.parse::<AccessLine>() {
+        assert_eq!(line.to_string(), text);
+        assert!(chains().contains(&line.access), "a chain that nobody signed");
+        assert!(line.addresses.len() <= TICKET_ADDRESSES_MAX);
     }
 }

@@ -8,6 +8,7 @@ mod identity;
 mod log;
 mod params;
 mod rdpa;
+mod reader;
 mod session;
 mod store;
 
@@ -22,6 +23,7 @@ pub fn all() -> Vec<Target> {
         log::TARGETS,
         rdpa::TARGETS,
         session::TARGETS,
+        reader::TARGETS,
         engine::TARGETS,
         bus::TARGETS,
         store::TARGETS,

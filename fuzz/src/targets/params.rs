@@ -1,10 +1,10 @@
 //! Codecs and sealed moments. The first byte of an input says how many elements are expected.
 
 use crate::Target;
-use suanli_base::Random;
+use suanli_base::{Hash, Random};
 use suanli_params::{
-    Codec, Packing, accumulate, apply_update, decode, encode, encoded_len, pack, seal_moments,
-    unpack, unseal_moments,
+    Codec, Packing, accumulate, apply_update, decode, encode, encoded_len, pack, path, root,
+    seal_moments, unpack, unseal_moments, verify_path,
 };
 
 pub(crate) const TARGETS: &[Target] = &[
@@ -28,6 +28,7 @@ pub(crate) const TARGETS: &[Target] = &[
         allocation: packed_allocation,
         ..Target::new("packing", "what unpacks is finite and packs again", packings, packing)
     },
+    Target::new("merkle-path", "only a leaf's own path shows that it is there", paths, path_of),
     Target::new("sealed-moments", "what unseals is sound and seals to itself", sealed, unseal),
 ];
 
@@ -220,4 +221,33 @@ fn unseal(input: &[u8]) {
     let again = seal_moments(&mut m, &mut v).expect("what was unsealed is sound");
     assert_eq!((&m, &v), (&m_before, &v_before), "sealing twice moved a moment");
     assert_eq!(again, bytes, "another seal of the same moments was accepted");
+}
+
+fn leaves(count: u8) -> Vec<Hash> {
+    (0..count).map(|leaf| Hash::of(&[leaf])).collect()
+}
+
+/// How many leaves, which of them, its hash, the siblings.
+fn paths() -> Vec<Vec<u8>> {
+    let seed = |(count, index): (u8, u8)| {
+        let leaves = leaves(count);
+        let siblings = path(&leaves, index.into()).expect("it is there");
+        let mut out = vec![count, index];
+        out.extend(leaves[usize::from(index)].0);
+        out.extend(siblings.iter().flat_map(|hash| hash.0));
+        out
+    };
+    [(1, 0), (2, 1), (3, 2), (7, 4), (8, 0), (200, 199)].map(seed).to_vec()
+}
+
+fn path_of(input: &[u8]) {
+    let Some(([count, index], rest)) = input.split_first_chunk() else { return };
+    let Some((chunk, rest)) = rest.split_first_chunk::<32>() else { return };
+    let (siblings, _) = rest.as_chunks::<32>();
+    let (leaves, siblings) =
+        (leaves(*count), siblings.iter().copied().map(Hash).collect::<Vec<_>>());
+    let (chunk, index) = (Hash(*chunk), usize::from(*index));
+    let shown = verify_path(root(&leaves), leaves.len(), index, chunk, &siblings).is_ok();
+    let right = leaves.get(index) == Some(&chunk) && path(&leaves, index) == Ok(siblings);
+    assert_eq!(shown, right);
 }

@@ -2,8 +2,10 @@
 
 use crate::Target;
 use bytes::Bytes;
+use suanli_base::{Hash, Time};
+use suanli_identity::Prefix;
 use suanli_rdpa::limits::PAYLOAD_BYTES_MAX;
-use suanli_rdpa::{Decoder, Direction, Frame, Header, Opcode, RegionName};
+use suanli_rdpa::{Decoder, Direction, Frame, GateBooks, Header, Opcode, RegionName, UsedBytes};
 
 pub(crate) const TARGETS: &[Target] = &[
     Target::new("frame", "bytes are exactly one frame, or are refused", frames, frame),
@@ -12,6 +14,7 @@ pub(crate) const TARGETS: &[Target] = &[
         allocation: |len| 2 * (PAYLOAD_BYTES_MAX as usize) + (64 << 10) + 64 * len,
         ..Target::new("frame-stream", "pieces give the frames of the whole", streams, stream)
     },
+    Target::new("gate-books", "books read back as they were, or not at all", books, book),
     Target::new("region-name", "a name reads back as it was, or is refused", names, name),
 ];
 
@@ -66,6 +69,27 @@ fn decode(input: &[u8], piece: usize) -> (Vec<Frame>, bool) {
         }
     }
     (frames, false)
+}
+
+/// The line that names the format, and the hash.
+const BOOKS_HEAD: &[u8] = b"suanli grants 1\n";
+
+/// What is behind the hash.
+fn books() -> Vec<Vec<u8>> {
+    let prefix = Prefix::new("job/1/").expect("a good prefix");
+    let (first, link) = (Hash([1; 32]), Hash([2; 32]));
+    let used = UsedBytes { first, link, bytes: 1 << 40, not_after: Time(u64::MAX) };
+    let full = GateBooks { epochs: vec![(prefix, 7)], used: vec![used; 3] };
+    [GateBooks::default(), full].map(|b| b.to_bytes()[BOOKS_HEAD.len() + 32..].to_vec()).to_vec()
+}
+
+/// The hash is put right, so that the decoder behind it is reached.
+fn book(input: &[u8]) {
+    assert_eq!(GateBooks::from_bytes(input), None, "no head and no hash");
+    let bytes = [BOOKS_HEAD, &Hash::of(input).0, input].concat();
+    if let Some(books) = GateBooks::from_bytes(&bytes) {
+        assert_eq!(GateBooks::from_bytes(&books.to_bytes()), Some(books));
+    }
 }
 
 fn names() -> Vec<Vec<u8>> {

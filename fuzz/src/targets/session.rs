@@ -131,7 +131,8 @@ fn ask(session: &mut Session, step: usize, now: Time, handles: &[Handle]) {
             Op::ReadIfChanged { region: region(), since: 2 },
             Op::OpenStage { region: region(), stage: stage() },
         ],
-        (3, [.., stage]) => vec![
+        // An opened region comes as bulk, behind the staging area that was asked for after it.
+        (3, [_, stage, ..]) => vec![
             Op::Accumulate { handle: *stage, chunk: 1, bytes: chunk, level: Level::Placed },
             Op::Commit { handle: *stage, expected: 3 },
             Op::Fence { level: Level::Placed },
@@ -181,19 +182,34 @@ fn from_member() -> Vec<Vec<u8>> {
     let corpus = include_str!("../../../docs/spec/vectors/rdpa-hostile.txt");
     let lines = corpus.lines().filter(|line| !line.starts_with('#'));
     let hostile = lines.map(|line| {
-        let hex = line.rsplit(' ').next().expect("a line has a word");
-        let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal");
-        hello.iter().copied().chain((0..hex.len()).step_by(2).map(byte)).collect()
+        let bytes = hex(line.rsplit(' ').next().expect("a line has a word"));
+        [hello.as_slice(), &bytes].concat()
     });
     core::iter::once(good).chain(hostile).collect()
 }
 
+/// The good conversation, and each line of the frozen corpus of hostile holders behind its WELCOME.
 fn from_city() -> Vec<Vec<u8>> {
-    vec![conversation().1]
+    let good = conversation().1;
+    let welcome = good[..HEADER_BYTES + usize::from(good[12])].to_vec();
+    let corpus = include_str!("../../../docs/spec/vectors/rdpa-hostile-holder.txt");
+    let lines = corpus.lines().filter(|line| !line.starts_with('#'));
+    let hostile = lines.map(|line| {
+        let first = line.split(' ').nth(1) == Some("1");
+        let bytes = hex(line.rsplit(' ').next().expect("a line has a word"));
+        if first { bytes } else { [welcome.as_slice(), &bytes].concat() }
+    });
+    core::iter::once(good).chain(hostile).collect()
+}
+
+/// Bytes written in hexadecimal, as the frozen files have them.
+pub(super) fn hex(text: &str) -> Vec<u8> {
+    let byte = |at| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal");
+    (0..text.len()).step_by(2).map(byte).collect()
 }
 
 /// Cuts bytes into frames, with length and hash put right where the header claims too much.
-fn frames(input: &[u8]) -> Vec<Frame> {
+pub(super) fn frames(input: &[u8]) -> Vec<Frame> {
     let (mut frames, mut rest) = (Vec::new(), input);
     while let Some((header, after)) = rest.split_first_chunk::<HEADER_BYTES>() {
         if frames.len() == FRAMES_MAX {

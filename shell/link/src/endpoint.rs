@@ -295,6 +295,11 @@ impl Endpoint {
             turn += read;
             self.take(index, memory)?;
         }
+        let way = &self.lanes[index];
+        if turn > 0 && (way.landing.is_some() || !way.decoder.is_between_frames()) {
+            let (now, session) = self.at();
+            session.arriving(now);
+        }
         Ok(turn > 0)
     }
 

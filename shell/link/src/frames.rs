@@ -27,6 +27,8 @@ pub struct FrameReader {
     lanes: Vec<Inbound>,
     /// The bulk lane that is looked at first, so that none waits for ever behind another.
     turn: usize,
+    /// Bytes have come since [`FrameReader::is_arriving`] was asked.
+    came: bool,
     blocks: Blocks,
     peer: NodeId,
     remote: Remote,
@@ -49,7 +51,13 @@ impl FrameReader {
     pub(crate) fn new(lanes: Vec<LaneReader>, peer: NodeId, remote: Remote) -> Self {
         let inbound = |half| Inbound { half, decoder: Decoder::new(), open: true };
         let lanes = lanes.into_iter().map(inbound).collect();
-        Self { lanes, turn: 0, blocks: Blocks::default(), peer, remote }
+        Self { lanes, turn: 0, came: false, blocks: Blocks::default(), peer, remote }
+    }
+
+    /// Whether bytes have come since this was asked last, of a frame that is not there yet.
+    pub fn is_arriving(&mut self) -> bool {
+        let within = self.lanes.iter().any(|lane| !lane.decoder.is_between_frames());
+        core::mem::take(&mut self.came) && within
     }
 
     /// The next frame, of the control lane first; nothing when the peer closed cleanly. May be dropped
@@ -111,7 +119,7 @@ impl FrameReader {
                 Poll::Ready(Ok(0)) => {
                     return Poll::Ready(Err(lost(io::ErrorKind::UnexpectedEof.into())));
                 }
-                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Ok(_)) => self.came = true,
             }
         }
     }

@@ -123,7 +123,12 @@ pub async fn drive(
                 Some(command) => command(clock(), &mut session),
                 None => break Ended::ByUs,
             },
-            () = tokio::time::sleep(sleep) => session.handle_timeout(clock()),
+            () = tokio::time::sleep(sleep) => {
+                if reader.is_arriving() {
+                    session.arriving(clock());
+                }
+                session.handle_timeout(clock());
+            }
         }
     };
     if matches!(ended, Ended::ByUs | Ended::ByPeer) {

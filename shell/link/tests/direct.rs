@@ -36,6 +36,10 @@ fn holder_of(bytes: &Bytes) -> Arc<Holder> {
 
 /// Serves `holder` on loopback for as many connections as come; returns how to reach it.
 async fn serve_on_loopback(holder: Arc<Holder>) -> (String, SecretKey) {
+    serve_with(holder, Limits::reliable()).await
+}
+
+async fn serve_with(holder: Arc<Holder>, limits: Limits) -> (String, SecretKey) {
     let key = SecretKey::from_seed(&[1; 32]);
     let any = "127.0.0.1:0".parse().unwrap();
     let listener = Listener::bind(any, &key, LinkLimits::default()).await.unwrap();
@@ -43,7 +47,7 @@ async fn serve_on_loopback(holder: Arc<Holder>) -> (String, SecretKey) {
     tokio::spawn(async move {
         for seed in 1.. {
             let link = listener.accept().await.unwrap().handshake().await.unwrap();
-            tokio::spawn(serve(link, holder.clone(), OpenDoor, Limits::reliable(), seed));
+            tokio::spawn(serve(link, holder.clone(), OpenDoor, limits, seed));
         }
     });
     (address, key)
@@ -100,6 +104,27 @@ async fn a_region_is_read_whole_in_place_and_verified() {
     let short = reader.read(&opened, &mut [0; 10]).await.unwrap_err();
     assert!(matches!(short, ReadError::Memory { expected: 5_000_001, found: 10 }), "{short}");
     reader.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_of_many_small_chunks_is_read_by_whatever_few_requests_are_allowed() {
+    // 64 chunks a READ and 256 READs at once are 16 384 chunks: the next READ was refused by the
+    // reader's own session, and a WELCOME that allows one request did the same at the second.
+    let bytes = content(3, 20_000);
+    for serving_max in [256, 1] {
+        let holder = Holder::new(HolderLimits::default());
+        holder.publish(&name("theta"), bytes.clone(), 1).unwrap();
+        let limits = Limits { serving_max, ..Limits::reliable() };
+        let place = serve_with(holder, limits).await;
+        let mut reader = reader_of(&place).await;
+        let opened = reader.open(name("theta")).await.unwrap();
+        let mut memory = vec![0; bytes.len()];
+        reader.read(&opened, &mut memory).await.unwrap();
+        assert!(memory == bytes);
+        let mut memory = vec![0; bytes.len() - 2];
+        reader.read_verified(&opened, 1, &mut memory).await.unwrap();
+        assert!(memory == bytes[1..bytes.len() - 1]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

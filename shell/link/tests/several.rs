@@ -41,6 +41,8 @@ enum Manner {
     Dies(usize),
     /// Announces the true hashes and gives other bytes.
     Lies,
+    /// Announces the true hashes under a shape with a byte less, and gives the last chunk so.
+    Shortens,
 }
 
 /// Holds `bytes` in one of these manners; returns a source that reads from it.
@@ -57,8 +59,8 @@ async fn source(seed: u8, bytes: &Bytes, manner: Manner) -> Source {
                 holder.publish(&theta(), bytes, CHUNK).unwrap();
                 serve(link, holder, OpenDoor, Limits::reliable(), 1).await;
             }
-            Manner::Dies(after) => by_hand(link, &bytes, after, false).await,
-            Manner::Lies => by_hand(link, &bytes, usize::MAX, true).await,
+            Manner::Dies(after) => by_hand(link, &bytes, after, manner).await,
+            Manner::Lies | Manner::Shortens => by_hand(link, &bytes, usize::MAX, manner).await,
         }
     });
     let patience = Duration::from_secs(10);
@@ -67,8 +69,10 @@ async fn source(seed: u8, bytes: &Bytes, manner: Manner) -> Source {
 }
 
 /// A holder that is no good.
-async fn by_hand(link: suanli_link::Link, bytes: &Bytes, reads: usize, lies: bool) {
-    let info = Arc::new(RegionInfo::of(1, bytes, CHUNK).unwrap());
+async fn by_hand(link: suanli_link::Link, bytes: &Bytes, reads: usize, manner: Manner) {
+    let mut info = RegionInfo::of(1, bytes, CHUNK).unwrap();
+    info.shape.bytes -= u64::from(matches!(manner, Manner::Shortens));
+    let info = Arc::new(info);
     let session = Session::new(Side::Accepting, Time(0), Limits::reliable(), 1);
     let mut endpoint = Endpoint::new(link, session);
     let mut left = reads;
@@ -87,8 +91,9 @@ async fn by_hand(link: suanli_link::Link, bytes: &Bytes, reads: usize, lies: boo
                 }
                 left -= 1;
                 let at = chunk as usize * CHUNK as usize;
-                let mut chunk = bytes[at..(at + CHUNK as usize).min(bytes.len())].to_vec();
-                if lies {
+                let len = info.shape.chunk_len(chunk).unwrap() as usize;
+                let mut chunk = bytes[at..at + len].to_vec();
+                if matches!(manner, Manner::Lies) {
                     chunk[0] ^= 1;
                 }
                 Reply::Data(chunk.into())
@@ -152,6 +157,42 @@ async fn what_came_before_the_last_holder_died_is_not_asked_for_again() {
 
     let rest = vec![source(3, &bytes, Manner::Honest).await];
     let gathered = gather(rest, theta(), None, failed.partial).await.unwrap();
+    assert!(gathered.memory == bytes);
+    assert_eq!(gathered.count.requested, u64::from(100 - have));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_liar_about_the_shape_neither_ends_a_gather_nor_costs_what_has_arrived() {
+    // The one who opened first was believed: the honest were dropped for their other shape, and a
+    // resumed partial was thrown away when a liar announced another one.
+    let bytes = content(100 * CHUNK as usize - 7);
+    let root = Some(RegionInfo::of(1, &bytes, CHUNK).unwrap().root);
+    let liar = vec![source(1, &bytes, Manner::Shortens).await];
+    let failed = gather(liar, theta(), root, None).await.unwrap_err();
+    let have = failed.partial.as_ref().unwrap().1.have.count();
+    assert_eq!(have, 99, "all but the chunk that shows the lie: {failed}");
+
+    // The memory has the liar's shape. An honest holder goes on with it, and a liar beside it is found out.
+    let next =
+        vec![source(2, &bytes, Manner::Shortens).await, source(3, &bytes, Manner::Honest).await];
+    let gathered = gather(next, theta(), root, failed.partial).await.unwrap();
+    assert!(gathered.memory == bytes);
+    assert!(gathered.dropped.iter().all(|dropped| dropped.node == node(2)), "{gathered:?}");
+
+    // What is there shows the truth: the liar is dropped at once, and the partial stays.
+    let dying = vec![source(4, &bytes, Manner::Dies(30)).await];
+    let failed = gather(dying, theta(), root, None).await.unwrap_err();
+    let (info, mut partial) = failed.partial.unwrap();
+    let last = info.chunk_count() - 1;
+    let at = last as usize * CHUNK as usize;
+    partial.memory[at..].copy_from_slice(&bytes[at..]);
+    partial.have.insert(last);
+    let have = partial.have.count();
+    let liar = vec![source(5, &bytes, Manner::Shortens).await];
+    let failed = gather(liar, theta(), root, Some((info, partial))).await.unwrap_err();
+    assert_eq!(failed.partial.as_ref().unwrap().1.have.count(), have, "{failed}");
+    let honest = vec![source(6, &bytes, Manner::Honest).await];
+    let gathered = gather(honest, theta(), root, failed.partial).await.unwrap();
     assert!(gathered.memory == bytes);
     assert_eq!(gathered.count.requested, u64::from(100 - have));
 }

@@ -1,6 +1,7 @@
 //! The half of a session that asks: our requests, their retries and their answers.
 
 mod arriving;
+mod opened;
 mod prepare;
 
 use super::{Event, Failure, Out, Refused, Session, Side, Violation};
@@ -11,13 +12,12 @@ use crate::{
     RegionName, RequestId, Span, StageInfo, Stat, Welcome,
 };
 use bytes::Bytes;
+use core::ops::RangeInclusive;
+use opened::{Holding, Opened};
 use prepare::bounded;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use suanli_base::{Duration, Random, Time};
-
-/// Hashes of opened regions that are kept (32 MiB); the oldest opened go first.
-const OPENED_HASHES_MAX: usize = 1 << 20;
 
 #[derive(Debug)]
 pub(super) struct Asking {
@@ -28,8 +28,10 @@ pub(super) struct Asking {
     /// FENCEs among the pending.
     fences: BTreeSet<u64>,
     bulk_in_flight: u64,
+    /// When a chunk or piece came, of whatever READ: the others are behind it.
+    chunk_came: Time,
     peer: Option<PeerLimits>,
-    opened: Opened,
+    pub(super) opened: Opened,
     /// Regions we subscribed to, with the newest version told of.
     pub(super) subscribed: BTreeMap<RegionName, u64>,
     random: Random,
@@ -63,12 +65,22 @@ enum State {
 
 #[derive(Debug)]
 enum Kind {
-    Hello,
+    /// With the versions that were offered.
+    Hello(RangeInclusive<u8>),
     Open,
     ReadIfChanged,
     OpenStage(StageInfo),
-    Read { handle: Handle, info: Arc<RegionInfo>, missing: BTreeSet<u32> },
-    Ranges { handle: Handle, spans: Vec<Span>, total: u64, missing: BTreeSet<u32> },
+    Read {
+        handle: Handle,
+        info: Arc<RegionInfo>,
+        missing: BTreeSet<u32>,
+    },
+    Ranges {
+        handle: Handle,
+        spans: Vec<Span>,
+        total: u64,
+        missing: BTreeSet<u32>,
+    },
     Stage,
     Commit,
     Send,
@@ -94,6 +106,10 @@ impl Kind {
         )
     }
 
+    const fn is_read(&self) -> bool {
+        matches!(self, Self::Read { .. } | Self::Ranges { .. })
+    }
+
     /// The body that asks for the rest, where some of the answer has come.
     fn body_of_rest(&self) -> Option<Bytes> {
         match self {
@@ -107,47 +123,6 @@ impl Kind {
     }
 }
 
-/// What handles of the peer stand for, oldest first, within a budget.
-#[derive(Debug, Default)]
-struct Opened {
-    entries: BTreeMap<Handle, Holding>,
-    order: VecDeque<Handle>,
-    hashes: usize,
-}
-
-#[derive(Clone, Debug)]
-enum Holding {
-    Region(Arc<RegionInfo>),
-    Stage(StageInfo),
-    Cells(u32),
-}
-
-impl Holding {
-    fn hashes(&self) -> usize {
-        match self {
-            Self::Region(info) => info.chunks.len(),
-            Self::Stage(_) | Self::Cells(_) => 1,
-        }
-    }
-}
-
-impl Opened {
-    fn insert(&mut self, handle: Handle, holding: Holding, limits: &Limits) {
-        self.hashes += holding.hashes();
-        match self.entries.insert(handle, holding) {
-            Some(old) => self.hashes -= old.hashes(),
-            None => self.order.push_back(handle),
-        }
-        while self.order.len() > 1
-            && (self.order.len() > limits.handles_max || self.hashes > OPENED_HASHES_MAX)
-        {
-            let oldest = self.order.pop_front().expect("more than one entry");
-            let gone = self.entries.remove(&oldest).expect("order and entries agree");
-            self.hashes -= gone.hashes();
-        }
-    }
-}
-
 impl Asking {
     pub(super) const fn new(random: Random) -> Self {
         Self {
@@ -156,8 +131,9 @@ impl Asking {
             notifies: 0,
             fences: BTreeSet::new(),
             bulk_in_flight: 0,
+            chunk_came: Time(0),
             peer: None,
-            opened: Opened { entries: BTreeMap::new(), order: VecDeque::new(), hashes: 0 },
+            opened: Opened::new(),
             subscribed: BTreeMap::new(),
             random,
         }
@@ -233,9 +209,15 @@ impl Asking {
         Some(pending.frame.clone())
     }
 
+    /// Since when nothing has come of what this request waits for.
+    fn waiting_since(&self, pending: &Pending) -> Time {
+        let chunk = if pending.kind.is_read() { self.chunk_came } else { Time(0) };
+        pending.since.max(chunk)
+    }
+
     pub(super) fn next_due(&self, limits: &Limits) -> Option<Time> {
         let due = |pending: &Pending| {
-            let end = pending.since.after(limits.give_up_after);
+            let end = self.waiting_since(pending).after(limits.give_up_after);
             match pending.state {
                 State::Queued => end,
                 State::Sent { again, .. } | State::Resting { again } => again.min(end),
@@ -318,6 +300,8 @@ impl Session {
 
     /// Gives up one of our requests: no event comes for it any more, and the peer is told.
     pub fn cancel(&mut self, id: RequestId) {
+        // Nor one that waits to be told.
+        self.events.retain(|event| event.request() != Some(id));
         let Some(pending) = self.settle(id.0) else { return };
         if pending.attempts > 0 {
             let header = Header::new(Opcode::Cancel, Direction::Request, id.0);
@@ -352,16 +336,19 @@ impl Session {
     }
 
     pub(super) fn retry_due(&mut self, now: Time) {
-        let mut given_up = Vec::new();
+        self.give_up_overdue(now);
+        // A chunk that is coming, however slowly, would come twice if it was asked for again.
+        let coming = self.pulse.arriving.after(self.limits.retry_bulk_first);
         for (id, pending) in &mut self.asking.pending {
-            if now.since(pending.since) >= self.limits.give_up_after {
-                given_up.push(*id);
-                continue;
-            }
-            let bulk = match pending.state {
-                State::Sent { again, bulk } if again <= now => bulk,
-                State::Resting { again } if again <= now => 0,
-                _ => continue,
+            let bulk = match &mut pending.state {
+                State::Sent { again, .. } if *again > now => continue,
+                State::Sent { again, .. } if pending.kind.is_read() && coming > now => {
+                    *again = coming;
+                    continue;
+                }
+                State::Sent { bulk, .. } => *bulk,
+                State::Resting { again } if *again <= now => 0,
+                State::Resting { .. } | State::Queued => continue,
             };
             self.asking.bulk_in_flight -= bulk;
             pending.state = State::Queued;
@@ -370,9 +357,16 @@ impl Session {
             }
             self.out.queue_of(&pending.frame).push_back(Out::Ask(*id));
         }
-        for id in given_up {
+    }
+
+    fn give_up_overdue(&mut self, now: Time) {
+        let asking = &self.asking;
+        let waited = asking.pending.iter().map(|(id, p)| (*id, now.since(asking.waiting_since(p))));
+        let overdue: Vec<_> =
+            waited.filter(|(_, span)| *span >= self.limits.give_up_after).collect();
+        for (id, span) in overdue {
             let pending = self.settle(id).expect("listed just now");
-            let (attempts, span) = (pending.attempts, now.since(pending.since));
+            let attempts = pending.attempts;
             self.fail(id, pending.kind, Failure::GaveUp { attempts, span });
         }
     }
@@ -415,7 +409,7 @@ impl Session {
             self.fail(header.request, pending.kind, Failure::Refused { code, text });
             return Ok(());
         }
-        if matches!(pending.kind, Kind::Read { .. } | Kind::Ranges { .. }) {
+        if pending.kind.is_read() {
             return self.handle_data(now, frame);
         }
         let pending = self.settle(header.request).expect("found just now");
@@ -427,10 +421,11 @@ impl Session {
 
     fn answer(&mut self, kind: Kind, frame: &Frame) -> Result<Option<Answer>, Violation> {
         let (header, payload) = (frame.header(), frame.payload());
-        let handle = Handle(header.handle);
+        let theirs = header.handle;
         Ok(Some(match kind {
-            Kind::Hello => {
+            Kind::Hello(offered) => {
                 let welcome: Welcome = body::decode("WELCOME", payload)?;
+                check_welcome(&welcome, &offered)?;
                 self.welcome = true;
                 self.asking.peer = Some(welcome.limits);
                 Answer::Welcome(welcome)
@@ -441,7 +436,7 @@ impl Session {
                 info.check()?;
                 let info = Arc::new(info);
                 let holding = Holding::Region(Arc::clone(&info));
-                self.asking.opened.insert(handle, holding, &self.limits);
+                let handle = self.asking.opened.insert(theirs, holding, &self.limits)?;
                 Answer::Opened { handle, info }
             }
             Kind::OpenStage(stage) => {
@@ -449,7 +444,8 @@ impl Session {
                 if u64::from(placed.bound()) != stage.shape.chunk_count() {
                     return Err(Violation::Body { what: "an opened staging area" });
                 }
-                self.asking.opened.insert(handle, Holding::Stage(stage), &self.limits);
+                let holding = Holding::Stage(stage);
+                let handle = self.asking.opened.insert(theirs, holding, &self.limits)?;
                 Answer::StageOpened { handle, placed }
             }
             Kind::Stage => {
@@ -473,7 +469,8 @@ impl Session {
                 if !(1..=CELLS_MAX).contains(&count) {
                     return Err(Violation::Body { what: "opened cells" });
                 }
-                self.asking.opened.insert(handle, Holding::Cells(count), &self.limits);
+                let holding = Holding::Cells(count);
+                let handle = self.asking.opened.insert(theirs, holding, &self.limits)?;
                 Answer::CellsOpened { handle, count }
             }
             Kind::Cell => Answer::Cell { held: body::decode("a cell", payload)? },
@@ -491,4 +488,18 @@ impl Session {
             }
         }))
     }
+}
+
+/// A version that HELLO did not offer is a language we do not speak, and with no request allowed
+/// whoever asks would wait for ever. The other limits only bound what we send: a window of nothing
+/// lets one payload go at a time.
+fn check_welcome(welcome: &Welcome, offered: &RangeInclusive<u8>) -> Result<(), Violation> {
+    if !offered.contains(&welcome.version) {
+        let (found, min, max) = (welcome.version, *offered.start(), *offered.end());
+        return Err(Violation::Version { found, min, max });
+    }
+    if welcome.limits.requests_max == 0 {
+        return Err(Violation::Unexpected { what: "a WELCOME that allows no requests" });
+    }
+    Ok(())
 }

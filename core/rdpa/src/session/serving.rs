@@ -34,6 +34,8 @@ pub(super) struct Serving {
     /// READs with chunks that have not been asked of our own side.
     reads: VecDeque<u64>,
     grants: Grants,
+    /// HELLOs that our own side refused.
+    hellos_refused: u32,
     /// Regions the peer subscribed to, with the NOTIFY on its way.
     subscribers: BTreeMap<RegionName, Option<u64>>,
 }
@@ -117,6 +119,7 @@ impl Serving {
             read_bytes: 0,
             reads: VecDeque::new(),
             grants: Grants::new(random),
+            hellos_refused: 0,
             subscribers: BTreeMap::new(),
         }
     }
@@ -308,10 +311,7 @@ impl Session {
     }
 
     fn queued_chunks(&self, request: u64) -> impl Iterator<Item = u64> + '_ {
-        self.out.bulk.iter().filter_map(move |out| match out {
-            Out::Frame(frame) if frame.header().request == request => Some(frame.header().offset),
-            _ => None,
-        })
+        self.out.bulk.iter().filter_map(move |out| Some(out.chunk_of(request)?.header().offset))
     }
 
     /// The next chunk to ask of our own side, when the bulk window has room for it.
@@ -374,12 +374,18 @@ impl Session {
         let with_handle = |handle| Header { handle, ..header };
         let limits = self.limits;
         match (kind, reply) {
-            (_, Reply::Error { code, text }) => {
+            (kind, Reply::Error { code, text }) => {
+                self.serving.hellos_refused += u32::from(matches!(kind, Kind::Hello));
                 limits.frame(Header { status: Some(code), ..header }, body::encode_text(&text))
             }
             (Kind::Hello, Reply::Welcome(welcome)) => {
                 self.welcome = true;
                 limits.frame(header, body::encode(&welcome))
+            }
+            // Whoever opens and never reads is not answered without end.
+            (Kind::Open(_), Reply::Opened(info)) if !self.out.takes_opened(info.chunks.len()) => {
+                let text = body::encode_text("too many opened regions wait to be sent");
+                limits.frame(Header { status: Some(Code::Busy), ..header }, text)
             }
             (Kind::Open(region), Reply::Opened(info)) => {
                 assert_eq!(
@@ -507,12 +513,12 @@ impl Session {
 
     fn drop_queued_chunks(&mut self, request: u64) {
         let freed = &mut self.serving.read_bytes;
-        self.out.bulk.retain(|out| match out {
-            Out::Frame(frame) if frame.header().request == request => {
+        self.out.bulk.retain(|out| match out.chunk_of(request) {
+            Some(frame) => {
                 *freed -= frame.payload().len() as u64;
                 false
             }
-            _ => true,
+            None => true,
         });
     }
 

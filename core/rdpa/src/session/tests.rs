@@ -1,5 +1,8 @@
 //! Single facts about sessions, without a network in between. The network is in `tests/pair.rs`.
 
+mod bounds;
+mod liars;
+
 use super::*;
 use crate::limits::{REQUEST_SPAN, SEND_BYTES_MAX};
 use crate::{
@@ -106,9 +109,14 @@ fn raw(opcode: Opcode, request: u64, payload: Bytes) -> Frame {
     Frame::new(Header::new(opcode, Direction::Request, request), payload)
 }
 
-fn raw_read(request: u64, handle: Handle, chunk: u32) -> Frame {
+fn raw_read(request: u64, handle: u64, chunk: u32) -> Frame {
     let header = Header::new(Opcode::Read, Direction::Request, request);
-    Frame::new(Header { handle: handle.0, ..header }, body::encode(&[chunk].as_slice()))
+    Frame::new(Header { handle, ..header }, body::encode(&[chunk].as_slice()))
+}
+
+/// What the peer calls what this handle stands for.
+fn theirs(session: &Session, handle: Handle) -> u64 {
+    session.asking.opened.find(handle).unwrap().0
 }
 
 /// What the session replies at once to this frame.
@@ -123,7 +131,7 @@ fn nothing_but_hello_is_served_before_it_is_accepted() {
     let frames = [
         raw(Opcode::Send, 1, Bytes::from_static(b"x")),
         raw(Opcode::Open, 2, body::encode(&name("r"))),
-        raw_read(3, Handle(1), 0),
+        raw_read(3, 1, 0),
     ];
     for frame in frames {
         assert_eq!(status(&mut server, frame), Some(Some(Code::Unauthorised)));
@@ -357,10 +365,11 @@ fn a_handle_of_another_session_or_one_taken_back_is_a_bad_handle() {
     let (mut client, mut server) = pair();
     let (_, info) = region(2);
     let handle = open(&mut client, &mut server, &info);
+    let handle = theirs(&client, handle);
     let (_, mut other) = pair_with(Limits::lossy());
     let bad = Some(Some(Code::BadHandle));
     assert_eq!(status(&mut other, raw_read(9, handle, 0)), bad);
-    assert_eq!(status(&mut server, raw_read(9, Handle(handle.0 ^ 1), 0)), bad);
+    assert_eq!(status(&mut server, raw_read(9, handle ^ 1, 0)), bad);
     assert_eq!(status(&mut server, raw_read(10, handle, 0)), None);
     server.revoke(|region| *region == name("r"));
     assert_eq!(status(&mut server, raw_read(11, handle, 0)), bad);
@@ -373,7 +382,10 @@ fn a_read_past_the_end_is_out_of_range() {
     let handle = open(&mut client, &mut server, &info);
     let refused = client.request(START, Op::Read { handle, chunks: vec![2] });
     assert_eq!(refused, Err(Refused::BadChunk { chunk: 2 }));
-    assert_eq!(status(&mut server, raw_read(9, handle, 2)), Some(Some(Code::OutOfRange)));
+    assert_eq!(
+        status(&mut server, raw_read(9, theirs(&client, handle), 2)),
+        Some(Some(Code::OutOfRange))
+    );
 }
 
 #[test]
@@ -549,9 +561,10 @@ fn a_peer_that_ignores_the_window_is_told_busy() {
     let limits = Limits { bulk_window_bytes: 2_500, ..Limits::lossy() };
     let (mut client, mut server) = pair_with(limits);
     let handle = open_stage(&mut client, &mut server, 5);
+    let handle = theirs(&client, handle);
     let mut stage = |chunk: u64, len: usize| {
         let header = Header::new(Opcode::Accumulate, Direction::Request, 10 + chunk);
-        let header = Header { handle: handle.0, offset: chunk, ..header };
+        let header = Header { handle, offset: chunk, ..header };
         status(&mut server, Frame::new(header, vec![0; len].into()))
     };
     assert_eq!(stage(0, 999), Some(Some(Code::OutOfRange)));
@@ -666,7 +679,8 @@ fn our_own_session_refuses_what_the_protocol_does_not_allow() {
 fn equal_seeds_and_inputs_give_equal_handles() {
     let run = || {
         let (mut client, mut server) = pair();
-        open(&mut client, &mut server, &region(2).1)
+        let handle = open(&mut client, &mut server, &region(2).1);
+        theirs(&client, handle)
     };
     assert_eq!(run(), run());
 }

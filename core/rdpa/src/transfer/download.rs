@@ -1,5 +1,6 @@
 //! Reading a region, or some of its chunks, from one holder after another.
 
+use super::cut::carry_over;
 use super::{DownloadStep, REOPENS_MAX, TransferError, is_bad_handle};
 use crate::limits::READ_CHUNKS_MAX;
 use crate::{
@@ -29,6 +30,8 @@ pub struct Download {
     window_bytes: u64,
     only: Option<Range<u32>>,
     have: Option<ChunkSet>,
+    /// That of the last holder: by it `have` is in place.
+    shape: Option<Shape>,
     state: State,
     reads: BTreeMap<RequestId, BTreeSet<u32>>,
     reopens: u32,
@@ -57,6 +60,7 @@ impl Download {
             window_bytes,
             only: None,
             have: None,
+            shape: None,
             state: State::Stopped,
             reads: BTreeMap::new(),
             reopens: 0,
@@ -106,7 +110,7 @@ impl Download {
         let ours = match event {
             Event::Answered { id, answer } => self.answered(session, *id, answer),
             Event::Chunk { id, chunk, bytes, .. } if self.reads.contains_key(id) => {
-                self.arrived(session, *id, *chunk, bytes);
+                self.arrived(*id, *chunk, bytes);
                 true
             }
             Event::Failed { id, failure } => {
@@ -131,13 +135,7 @@ impl Download {
         ours
     }
 
-    fn arrived(&mut self, session: &mut Session, id: RequestId, chunk: u32, bytes: &Bytes) {
-        let State::Reading(_, info) = &self.state else { return };
-        if info.shape.chunk_len(chunk) != u32::try_from(bytes.len()).ok() {
-            // The hash is that of the region, so whoever described the region lied.
-            let found = bytes.len();
-            return self.fail(session, TransferError::WrongLength { chunk, found });
-        }
+    fn arrived(&mut self, id: RequestId, chunk: u32, bytes: &Bytes) {
         if let Some(chunks) = self.reads.get_mut(&id) {
             chunks.remove(&chunk);
         }
@@ -166,8 +164,15 @@ impl Download {
             self.fail(session, TransferError::OtherContent { expected, found, found_version });
             return;
         }
-        if self.have.as_ref().is_none_or(|have| have.bound() != info.chunk_count()) {
-            self.have = Some(ChunkSet::empty(info.chunk_count()));
+        let count = info.chunk_count();
+        let have = self.have.clone().filter(|have| have.bound() == count);
+        let have = have.unwrap_or_else(|| ChunkSet::empty(count));
+        let (expected, found) = (self.shape.unwrap_or(info.shape), info.shape);
+        match carry_over(&have, expected, found) {
+            Ok(have) => (self.have, self.shape) = (Some(have), Some(found)),
+            Err(_) => {
+                return self.fail(session, TransferError::OtherShape { expected, found });
+            }
         }
         self.steps.push_back(DownloadStep::Opened(Arc::clone(&info)));
         self.state = State::Reading(handle, info);

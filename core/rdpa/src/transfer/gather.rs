@@ -6,6 +6,8 @@
 //! will need longest, and more while it is quicker: the first to arrive counts, the other READ is
 //! cancelled.
 //!
+//! Sources that announce one root and other shapes do not all tell the truth: `shapes` says whom to believe.
+//!
 //! Not for: connections, nor judging holders: the caller learns whose fault a failure is. Invariants:
 //! a chunk is handed over once; it is under way twice at most, and twice only at the end or when a
 //! source is lost; who gave a wrong chunk is never asked again; work for an event grows with the
@@ -13,12 +15,13 @@
 
 mod pace;
 mod plan;
+mod shapes;
 
 use super::{REOPENS_MAX, TransferError, is_bad_handle};
 use crate::limits::READ_CHUNKS_MAX;
 use crate::{
     Answer, ChunkSet, Event, Failure, Handle, Landing, Op, Place, Refused, RegionInfo, RegionName,
-    RequestId, Session,
+    RequestId, Session, Shape,
 };
 use bytes::Bytes;
 use core::ops::Range;
@@ -36,16 +39,18 @@ pub struct SourceId(pub u32);
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GatherStep {
-    /// The first source has opened the region: what it holds is known.
-    Opened(Arc<RegionInfo>),
+    /// What the region holds is known, by the word of this source. Comes again with another shape when
+    /// that turns out to be a lie, or nobody is left who says so: then what [`Gather::have`] has stays
+    /// where it is, all other memory is to be laid out anew.
+    Opened(SourceId, Arc<RegionInfo>),
     /// A chunk has arrived and is verified.
     Chunk(SourceId, u32, Bytes),
     /// A chunk has landed in its place and is verified.
     Landed(SourceId, u32),
     /// Something is to be asked of this source, or cancelled: call [`Gather::tend`] with its session.
     Tend(SourceId),
-    /// This source is no longer used; its session may be. What it gave counts, what it owed is asked
-    /// of others.
+    /// This source is no longer used, and nothing more of it may land; its session may be used. What it
+    /// gave counts, what it owed is asked of others.
     SourceFailed(SourceId, TransferError),
     /// No source is left. Nothing is lost, go on with [`Gather::add`].
     Stalled,
@@ -70,7 +75,7 @@ pub struct Gather {
     region: RegionName,
     expected: Option<Hash>,
     only: Option<Range<u32>>,
-    having: Option<ChunkSet>,
+    having: Option<(Shape, ChunkSet)>,
     opened: Option<(Arc<RegionInfo>, Plan)>,
     sources: BTreeMap<SourceId, Source>,
     /// They gave what they had not announced.
@@ -103,6 +108,17 @@ enum State {
     Wanting,
     Opening(RequestId),
     Reading(Handle),
+    /// It announces another shape than the plan has.
+    Doubted(Doubt),
+}
+
+/// What is asked of a source to learn whether its shape is the right one.
+#[derive(Debug)]
+struct Doubt {
+    handle: Handle,
+    info: Arc<RegionInfo>,
+    /// The READ of the chunk that decides, when it could be asked.
+    asked: Option<RequestId>,
 }
 
 #[derive(Debug)]
@@ -110,11 +126,6 @@ struct Read {
     owed: BTreeSet<u32>,
     /// When it was asked, until the first chunk has come.
     asked: Option<Time>,
-}
-
-/// Whether the chunks of both have the same lengths.
-fn are_cut_alike(one: &RegionInfo, other: &RegionInfo) -> bool {
-    one.shape.bytes == other.shape.bytes && one.shape.chunk_len(0) == other.shape.chunk_len(0)
 }
 
 impl Source {
@@ -133,8 +144,12 @@ impl Source {
     }
 
     fn has(&self, id: RequestId) -> bool {
-        let opening = matches!(self.state, State::Opening(open) if open == id);
-        opening || self.reads.contains_key(&id) || self.needless.contains(&id)
+        let alone = match &self.state {
+            State::Opening(open) => *open == id,
+            State::Doubted(doubt) => doubt.asked == Some(id),
+            State::Wanting | State::Reading(_) => false,
+        };
+        alone || self.reads.contains_key(&id) || self.needless.contains(&id)
     }
 
     /// The chunk need not come from here any more. A READ of which all has come elsewhere is needless.
@@ -150,7 +165,7 @@ impl Source {
     }
 
     fn cancel_all(&mut self, session: &mut Session) {
-        if let State::Opening(id) = self.state {
+        if let State::Opening(id) | State::Doubted(Doubt { asked: Some(id), .. }) = self.state {
             session.cancel(id);
         }
         let reads = core::mem::take(&mut self.reads).into_keys();
@@ -162,8 +177,7 @@ impl Source {
 
 impl Gather {
     /// All of `region`; with `expected`, only of the content with this root, else of the content that
-    /// the first source opens. A root says nothing of the chunks' length: the first source is believed
-    /// until a chunk shows otherwise.
+    /// the first source opens.
     #[must_use]
     pub const fn new(region: RegionName, expected: Option<Hash>) -> Self {
         Self {
@@ -187,11 +201,11 @@ impl Gather {
         self
     }
 
-    /// Counts these chunks as arrived already: what is on disk and was verified. Of use with an
-    /// expected root only, for the chunks of which content would they be?
+    /// Counts these chunks as arrived already: what is on disk and was verified, in its place by
+    /// `shape`. Of use with an expected root only, for the chunks of which content would they be?
     #[must_use]
-    pub fn having(mut self, have: ChunkSet) -> Self {
-        self.having = Some(have);
+    pub fn having(mut self, shape: Shape, have: ChunkSet) -> Self {
+        self.having = Some((shape, have));
         self
     }
 
@@ -221,8 +235,7 @@ impl Gather {
     }
 
     fn fail(&mut self, source: SourceId, session: &mut Session, error: TransferError) {
-        let wrong = matches!(error, TransferError::Request(Failure::WrongHash { .. }));
-        if wrong || matches!(error, TransferError::WrongLength { .. }) {
+        if error.is_lie() {
             self.liars.insert(source);
         }
         if let Some(source) = self.sources.get_mut(&source) {
@@ -235,6 +248,7 @@ impl Gather {
     fn drop_source(&mut self, source: SourceId) {
         self.give_back(source);
         let was_used = self.sources.remove(&source).is_some();
+        self.believe_another();
         if was_used && self.sources.is_empty() && !self.finished {
             self.steps.push_back(GatherStep::Stalled);
         }
@@ -279,6 +293,7 @@ impl Gather {
             State::Wanting if !self.finished => self.open(now, source, session),
             State::Wanting | State::Opening(_) => {}
             State::Reading(handle) => self.ask(now, source, session, handle),
+            State::Doubted(_) => self.ask_to_decide(now, source, session),
         }
     }
 
@@ -307,11 +322,12 @@ impl Gather {
                 self.answered(now, source, session, *id, answer);
                 ours
             }
+            Event::Chunk { id, chunk, .. } if from.is_doubted_by(*id) => {
+                self.proven(source, *chunk);
+                true
+            }
             Event::Chunk { id, chunk, bytes, .. } if from.has(*id) => {
-                if !self.fits(*chunk, bytes.len()) {
-                    let (chunk, found) = (*chunk, bytes.len());
-                    self.fail(source, session, TransferError::WrongLength { chunk, found });
-                } else if self.arrived(now, source, *id, *chunk) {
+                if self.arrived(now, source, *id, *chunk) {
                     self.steps.push_back(GatherStep::Chunk(source, *chunk, bytes.clone()));
                 }
                 true
@@ -333,11 +349,6 @@ impl Gather {
         ours
     }
 
-    fn fits(&self, chunk: u32, len: usize) -> bool {
-        let shape = self.opened.as_ref().map(|(info, _)| info.shape);
-        shape.and_then(|shape| shape.chunk_len(chunk)).is_some_and(|right| right as usize == len)
-    }
-
     fn answered(
         &mut self,
         now: Time,
@@ -349,9 +360,8 @@ impl Gather {
         let Some(from) = self.sources.get_mut(&source) else { return };
         match (&from.state, answer) {
             (State::Opening(open), Answer::Opened { handle, info }) if *open == id => {
-                from.state = State::Reading(*handle);
                 from.pace.begin(now);
-                self.opened(source, session, info);
+                self.opened(source, session, *handle, info);
             }
             _ => {
                 from.needless.remove(&id);
@@ -364,7 +374,13 @@ impl Gather {
         }
     }
 
-    fn opened(&mut self, source: SourceId, session: &mut Session, info: &Arc<RegionInfo>) {
+    fn opened(
+        &mut self,
+        source: SourceId,
+        session: &mut Session,
+        handle: Handle,
+        info: &Arc<RegionInfo>,
+    ) {
         let expected = *self.expected.get_or_insert(info.root);
         if expected != info.root {
             let (found, found_version) = (info.root, info.version);
@@ -375,19 +391,9 @@ impl Gather {
             );
             return;
         }
-        if let Some((first, _)) = &self.opened {
-            if !are_cut_alike(first, info) {
-                let (expected, found) = (first.shape, info.shape);
-                self.fail(source, session, TransferError::OtherShape { expected, found });
-            }
-            return;
+        if let Err(error) = self.believe_or_doubt(source, handle, info) {
+            self.fail(source, session, error);
         }
-        let count = info.chunk_count();
-        let fitting = self.having.take().filter(|have| have.bound() == count);
-        let have = fitting.unwrap_or_else(|| ChunkSet::empty(count));
-        let plan = Plan::new(have, self.only.clone().unwrap_or(0..count));
-        self.opened = Some((Arc::clone(info), plan));
-        self.steps.push_back(GatherStep::Opened(Arc::clone(info)));
     }
 
     /// A verified chunk has come; whether it is to be handed over.
@@ -403,6 +409,9 @@ impl Gather {
         {
             from.owes.remove(&chunk);
             from.alone.remove(&chunk);
+        }
+        if from.needless.contains(&id) {
+            return false;
         }
         let Some(carriers) = plan.arrived(chunk) else { return false };
         if let Some(other) = carriers.beside(source) {
@@ -420,7 +429,7 @@ impl Gather {
         failure: &Failure,
     ) {
         let Some(from) = self.sources.get_mut(&source) else { return };
-        if from.needless.remove(&id) && !matches!(failure, Failure::WrongHash { .. }) {
+        if from.needless.remove(&id) && !failure.is_lie() {
             return;
         }
         if !is_bad_handle(failure) || from.reopens >= REOPENS_MAX {
@@ -545,7 +554,7 @@ impl Gather {
         self.steps.pop_front()
     }
 
-    /// What has arrived, once a source has opened the region.
+    /// What has arrived and is in its place, once a source has opened the region.
     #[must_use]
     pub fn have(&self) -> Option<&ChunkSet> {
         self.opened.as_ref().map(|(_, plan)| plan.have())
@@ -555,6 +564,12 @@ impl Gather {
     #[must_use]
     pub const fn count(&self) -> GatherCount {
         self.count
+    }
+
+    /// Whether this source is in use.
+    #[must_use]
+    pub fn uses(&self, source: SourceId) -> bool {
+        self.sources.contains_key(&source)
     }
 
     /// How many chunks this source was asked for and has not given yet.

@@ -152,7 +152,7 @@ impl Lines {
             GatherStep::SourceFailed(id, error) => outcome.failed.push((id, error)),
             GatherStep::Stalled => outcome.stalled = true,
             GatherStep::Done => outcome.took = self.now.since(Time(0)),
-            GatherStep::Opened(_) => {}
+            GatherStep::Opened(..) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -207,6 +207,24 @@ impl Lines {
 fn holder_of(content: &[u8]) -> Holder {
     let mut holder = Holder::default();
     holder.publish(&name("theta"), content, CHUNK);
+    holder
+}
+
+const fn shape_of(content: &[u8]) -> Shape {
+    Shape { bytes: content.len() as u64, chunk_bytes: CHUNK }
+}
+
+/// Announces the right hashes under another length, and gives what fits that: its last chunk has not
+/// the hash it should.
+fn cut_otherwise(content: &[u8], bytes: u64) -> Holder {
+    let mut holder = holder_of(content);
+    let versions = holder.regions.get_mut(&name("theta")).unwrap();
+    let (info, mut chunks) = versions.pop().unwrap();
+    let shape = Shape { bytes, ..info.shape };
+    let info = RegionInfo::new(1, shape, info.chunks.clone()).unwrap();
+    let last = info.chunk_count() - 1;
+    chunks[last as usize] = vec![0; shape.chunk_len(last).unwrap() as usize].into();
+    versions.push((info.into(), chunks));
     holder
 }
 
@@ -310,7 +328,7 @@ fn a_transfer_that_lost_all_its_sources_goes_on_with_the_next() {
         let asked_before = gather.count().requested;
         // In flight at the cut: what was asked and had not come.
         let in_flight = asked_before - u64::from(have.count());
-        let mut gather = Gather::new(name("theta"), Some(root)).having(have);
+        let mut gather = Gather::new(name("theta"), Some(root)).having(shape_of(&content), have);
         let holders = vec![(holder_of(&content), CALM, 50_000)];
         let rest = Lines::new(seed, holders).run(&mut gather, |_, _, _| {});
         let mut all = first.chunks;
@@ -331,12 +349,15 @@ enum Part {
     Liar,
     OtherContent,
     Empty,
+    /// The right root, and a byte more or less.
+    OtherShape,
     /// Its line breaks when so many chunks are there.
     Leaves(usize),
 }
 
 fn draw_part(random: &mut Random, chunks: usize) -> Part {
-    match random.below(6) {
+    match random.below(7) {
+        6 => Part::OtherShape,
         0 => Part::Liar,
         1 => Part::OtherContent,
         2 => Part::Empty,
@@ -351,6 +372,11 @@ fn play(part: Part, content: &[u8]) -> Holder {
         Part::Liar => Holder { lies: true, ..holder_of(content) },
         Part::OtherContent => holder_of(&content[1..]),
         Part::Empty => Holder::default(),
+        Part::OtherShape => {
+            let more = content.len() % CHUNK as usize == 1;
+            let bytes = content.len() + usize::from(more) - usize::from(!more);
+            cut_otherwise(content, bytes as u64)
+        }
     }
 }
 
@@ -360,6 +386,7 @@ fn may_fail(part: Part, error: &TransferError) -> bool {
         Part::Liar => matches!(error, TransferError::Request(Failure::WrongHash { .. })),
         Part::OtherContent => matches!(error, TransferError::OtherContent { .. }),
         Part::Empty => matches!(error, TransferError::Request(Failure::Refused { .. })),
+        Part::OtherShape => error.is_lie(),
         Part::Honest | Part::Leaves(_) => false,
     }
 }
@@ -388,7 +415,7 @@ fn any_company_of_holders_with_one_honest_gives_each_chunk_once_over_any_lines()
         let from = u32::try_from(random.below(count as u64 / 2 + 1)).unwrap();
         let wanted: Vec<u32> = (from..info.chunk_count()).filter(|c| !have.contains(*c)).collect();
         let gather = Gather::new(name("theta"), Some(info.root));
-        let mut gather = gather.having(have).only(from..u32::MAX);
+        let mut gather = gather.having(info.shape, have).only(from..u32::MAX);
         let outcome = lines.run(&mut gather, |lines, gather, outcome| {
             for (part, at) in parts.iter().zip(0_u32..) {
                 let line = &mut lines.lines[at as usize];
@@ -453,21 +480,55 @@ fn a_forgotten_handle_is_opened_anew() {
 }
 
 #[test]
-fn a_holder_that_cuts_the_same_content_otherwise_is_not_used_beside_the_first() {
-    let content = bytes_of(&mut Random::new(4), 2_500);
-    let mut other = holder_of(&content);
-    let (info, chunks) = other.regions.get_mut(&name("theta")).unwrap().pop().unwrap();
-    let shape = Shape { bytes: 2_400, ..info.shape };
-    let info = RegionInfo::new(1, shape, info.chunks.clone()).unwrap();
-    other.regions.get_mut(&name("theta")).unwrap().push((info.into(), chunks));
-    let mut gather = Gather::new(name("theta"), None);
-    let lines = vec![(holder_of(&content), CALM, 5_000), (other, CALM, 3_000)];
-    let outcome = Lines::new(4, lines).run(&mut gather, |_, _, _| {});
-    assert!(whole(&outcome) == content);
-    let (id, error) = &outcome.failed[0];
-    assert_eq!(*id, SourceId(1));
-    assert!(matches!(error, TransferError::OtherShape { .. }), "{error}");
+fn one_who_lies_about_the_shape_does_not_keep_the_honest_from_giving_everything() {
+    // The root does not cover the shape. Whoever opened first was believed for ever: a liar with the
+    // right root and a hundred bytes fewer had the honest holders dropped, and when a chunk showed it
+    // to be a liar nobody was left.
+    let mut found_by_proof = 0;
+    for seed in seeds() {
+        let mut random = Random::new(seed).fork(25);
+        let len = 2_500 + 1_000 * usize::try_from(random.below(30)).unwrap();
+        let content = bytes_of(&mut random, len);
+        let root = RegionInfo::of(1, &content, CHUNK).unwrap().root;
+        let liar = || cut_otherwise(&content, content.len() as u64 - 100);
+        let late = Weather { loss: 0, duplication: 0, delay: (15, 15 + random.below(60)) };
+        let slow = 3_000 + random.below(30_000);
+        let mut holders = vec![(liar(), CALM, 3_000 + random.below(30_000))];
+        holders.extend((0..random.below(3)).map(|_| (liar(), CALM, 2_000)));
+        let liars = holders.len();
+        holders.extend((0..1 + random.below(2)).map(|_| (holder_of(&content), late, slow)));
+        let mut lines = Lines::new(seed, holders);
+        lines.lines.iter_mut().for_each(|line| line.lands = random.chance(500));
+        let mut gather = Gather::new(name("theta"), Some(root));
+        let outcome = lines.run(&mut gather, |_, _, _| {});
+        let told = format!("seed {seed}: {:?}, {:?}", outcome.failed, gather.count());
+        assert!(whole(&outcome) == content, "{told}");
+        for (SourceId(id), error) in &outcome.failed {
+            assert!((*id as usize) < liars && error.is_lie(), "{told}");
+            found_by_proof += u32::from(matches!(error, TransferError::OtherShape { .. }));
+        }
+    }
+    assert!(found_by_proof > 10, "{found_by_proof}");
 }
+
+#[test]
+fn a_liar_about_the_shape_does_not_spoil_what_was_there_before() {
+    // What is on disk, verified, shows the truth: a source with another shape has to go, first or not.
+    let content = bytes_of(&mut Random::new(6), 5_500);
+    let root = RegionInfo::of(1, &content, CHUNK).unwrap().root;
+    let mut have = ChunkSet::empty(6);
+    [0, 3, 5].into_iter().for_each(|chunk| assert!(have.insert(chunk)));
+    let gather = Gather::new(name("theta"), Some(root));
+    let mut gather = gather.having(shape_of(&content), have);
+    let far = Weather { loss: 0, duplication: 0, delay: (200, 200) };
+    let lines =
+        vec![(cut_otherwise(&content, 5_400), CALM, 9_000), (holder_of(&content), far, 9_000)];
+    let outcome = Lines::new(6, lines).run(&mut gather, |_, _, _| {});
+    assert_eq!(outcome.chunks.keys().copied().collect::<Vec<_>>(), [1, 2, 4]);
+    let (id, error) = &outcome.failed[0];
+    assert!(*id == SourceId(0) && matches!(error, TransferError::OtherShape { .. }), "{error}");
+}
+
 #[test]
 fn a_far_holder_is_asked_for_as_much_as_the_way_holds() {
     // 1 MB/s at a round trip of 200 ms: two chunks at a time would give 40 kB/s.
@@ -508,8 +569,8 @@ fn after_all_lanes_broke_only_what_was_under_way_and_one_chunk_a_lane_is_asked_f
         assert!(first.stalled, "seed {seed}");
         // As after the end of the process: only the set of chunks is left.
         let before = gather.count().requested;
-        let mut gather = Gather::new(name("theta"), Some(root))
-            .having(gather.have().cloned().unwrap_or_else(|| ChunkSet::empty(150)));
+        let have = gather.have().cloned().unwrap_or_else(|| ChunkSet::empty(150));
+        let mut gather = Gather::new(name("theta"), Some(root)).having(shape_of(&content), have);
         let rest = Lines::new(!seed, company()).run(&mut gather, |_, _, _| {});
         assert!(rest.chunks.keys().all(|chunk| !first.chunks.contains_key(chunk)), "seed {seed}");
         first.chunks.extend(rest.chunks);

@@ -22,6 +22,8 @@ pub(crate) struct Holder {
     pub(crate) cells: BTreeMap<RegionName, Vec<u64>>,
     /// Fences that were asked, each with how many chunks were placed by then.
     pub(crate) fences: Vec<u64>,
+    /// How often grants were revoked.
+    pub(crate) revoked: u64,
     /// Denies having any staged chunk.
     pub(crate) hides: bool,
     /// Answers READs with wrong bytes.
@@ -51,6 +53,10 @@ impl Holder {
     pub(crate) fn serve(&mut self, now: Time, session: &mut Session, event: Event) {
         match event {
             Event::Request { token, request } => {
+                if let Request::Revoke { prefix, .. } = &request {
+                    self.revoked += 1;
+                    session.revoke(|region| region.as_str().starts_with(prefix));
+                }
                 let reply = self.reply(request);
                 session.respond(now, token, reply);
             }

@@ -406,20 +406,71 @@ fn a_contribution_is_staged_once_chunk_by_chunk_across_a_reconnect() {
 
 #[test]
 fn another_content_for_a_staged_chunk_is_a_conflict() {
-    let region = name("c");
-    let holder = Holder { hides: true, ..Holder::default() };
-    let mut world = World::new(5, weather_of(5), holder);
-    world.say_hello();
-    let mut run = |byte| {
-        let content = [byte; 5_000];
-        let stage = stage_of(StageKind::Accumulate, &content);
-        let mut up = Upload::new(region.clone(), stage, 2_000);
-        upload(&mut world, &mut up, &cut(&content, 1_000), |_| false)
-    };
-    assert_eq!(run(1), Some(Ok(())));
-    assert_eq!(run(1), Some(Ok(())), "the same again changes nothing");
-    assert!(matches!(run(2), Some(Err(TransferError::Conflict { .. }))));
-    assert_eq!(world.holder.placed, 5);
+    for seed in seeds().take(100) {
+        let region = name("c");
+        let holder = Holder { hides: true, ..Holder::default() };
+        let mut world = World::new(seed, weather_of(seed), holder);
+        world.say_hello();
+        let mut run = |byte| {
+            let content = [byte; 5_000];
+            let stage = stage_of(StageKind::Accumulate, &content);
+            let mut up = Upload::new(region.clone(), stage, 2_000);
+            upload(&mut world, &mut up, &cut(&content, 1_000), |_| false)
+        };
+        assert_eq!(run(1), Some(Ok(())), "seed {seed}");
+        assert_eq!(run(1), Some(Ok(())), "seed {seed}: the same again changes nothing");
+        let other = run(2);
+        assert!(
+            matches!(other, Some(Err(TransferError::Conflict { .. }))),
+            "seed {seed}: {other:?}"
+        );
+        assert_eq!(world.holder.placed, 5, "seed {seed}");
+    }
+}
+
+#[test]
+fn what_was_cancelled_tells_nothing_more_and_the_rest_is_delivered_once() {
+    for seed in seeds() {
+        let mut random = Random::new(seed).fork(14);
+        let mut world = World::new(seed, weather_of(seed), Holder::default());
+        world.say_hello();
+        let mut waiting: BTreeMap<RequestId, u32> = BTreeMap::new();
+        let (mut asked, mut cancelled, mut answered) = (0_u32, Vec::new(), Vec::new());
+        while asked < 80 || !waiting.is_empty() {
+            while asked < 80 && waiting.len() < 10 {
+                let bytes = Bytes::copy_from_slice(&asked.to_le_bytes());
+                let id = world.client.request(world.now, Op::Send { bytes }).unwrap();
+                waiting.insert(id, asked);
+                asked += 1;
+            }
+            if random.chance(150) {
+                let at = usize::try_from(random.below(waiting.len() as u64)).unwrap();
+                let id = *waiting.keys().nth(at).unwrap();
+                cancelled.push(waiting.remove(&id).unwrap());
+                world.client.cancel(id);
+            }
+            for event in world.settle() {
+                match event {
+                    Event::Answered { id, answer: Answer::Delivered } => {
+                        answered
+                            .push(waiting.remove(&id).expect("it waits, and was not cancelled"));
+                    }
+                    Event::Silent { .. } => {}
+                    other => panic!("seed {seed}: {other:?}"),
+                }
+            }
+            world.step();
+        }
+        world.drain();
+        let mut times: BTreeMap<u32, u32> = BTreeMap::new();
+        for bytes in &world.holder.sends {
+            *times.entry(u32::from_le_bytes(bytes[..].try_into().unwrap())).or_default() += 1;
+        }
+        assert!(times.values().all(|times| *times == 1), "seed {seed}: {times:?}");
+        assert!(answered.iter().all(|number| times.contains_key(number)), "seed {seed}");
+        assert_eq!(answered.len() + cancelled.len(), 80, "seed {seed}");
+        assert_eq!(world.server.stat().serving, 0, "seed {seed}: nothing is left open");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::{Holder, World, bytes_of, cut, name, seeds, stage_of, weather_of};
 use std::collections::BTreeMap;
 use suanli_base::Random;
 use suanli_rdpa::{
-    Answer, Event, Failure, Handle, Level, Op, RequestId, Span, StageKind, Stat, check_spans,
+    Answer, Code, Event, Failure, Handle, Level, Op, RequestId, Span, StageKind, Stat, check_spans,
 };
 
 /// Asks and waits for the answer; what else happens meanwhile must be no failure.
@@ -133,14 +133,43 @@ fn every_add_counts_once_and_tells_what_was_there() {
 
 #[test]
 fn a_swap_takes_place_only_where_the_expected_value_is() {
-    let mut world = World::new(4, weather_of(4), Holder::default());
-    world.say_hello();
-    let handle = open_cells(&mut world);
-    let mut swap = |expected, new| ask(&mut world, Op::Cas { handle, cell: 0, expected, new });
-    assert_eq!(swap(0, 7), Ok(Answer::Cell { held: 0 }));
-    assert_eq!(swap(0, 9), Ok(Answer::Cell { held: 7 }));
-    assert_eq!(swap(7, u64::MAX), Ok(Answer::Cell { held: 7 }));
-    assert_eq!(world.holder.cells[&name("cells")][0], u64::MAX);
+    for seed in seeds() {
+        let mut world = World::new(seed, weather_of(seed), Holder::default());
+        world.say_hello();
+        let handle = open_cells(&mut world);
+        let mut swap = |expected, new| ask(&mut world, Op::Cas { handle, cell: 0, expected, new });
+        assert_eq!(swap(0, 7), Ok(Answer::Cell { held: 0 }), "seed {seed}");
+        assert_eq!(swap(0, 9), Ok(Answer::Cell { held: 7 }), "seed {seed}");
+        assert_eq!(swap(7, u64::MAX), Ok(Answer::Cell { held: 7 }), "seed {seed}");
+        assert_eq!(world.holder.cells[&name("cells")][0], u64::MAX, "seed {seed}");
+    }
+}
+
+#[test]
+fn after_a_revocation_handles_under_it_are_gone_and_all_others_stay() {
+    for seed in seeds() {
+        let content = bytes_of(&mut Random::new(seed).fork(15), 3_000);
+        let mut holder = Holder::default();
+        holder.publish(&name("job/ab/theta"), &content, 1_000);
+        holder.publish(&name("data/0"), &content, 1_000);
+        let mut world = World::new(seed, weather_of(seed), holder);
+        world.say_hello();
+        let (under, beside) = (open(&mut world, "job/ab/theta"), open(&mut world, "data/0"));
+        let read = |world: &mut World, handle| ask(world, Op::Read { handle, chunks: vec![0, 2] });
+        assert_eq!(read(&mut world, under), Ok(Answer::ReadDone), "seed {seed}");
+        let revoked = ask(&mut world, Op::Revoke { prefix: "job/".to_owned(), epoch: 4 });
+        assert_eq!(revoked, Ok(Answer::Revoked { epoch: 4 }), "seed {seed}");
+        let gone = read(&mut world, under);
+        let bad = matches!(gone, Err(Failure::Refused { code: Code::BadHandle, .. }));
+        assert!(bad, "seed {seed}: {gone:?}");
+        assert_eq!(read(&mut world, beside), Ok(Answer::ReadDone), "seed {seed}");
+        // Whether it may be opened again is decided above.
+        let again = open(&mut world, "job/ab/theta");
+        assert_ne!(again, under, "seed {seed}");
+        assert_eq!(read(&mut world, again), Ok(Answer::ReadDone), "seed {seed}");
+        world.drain();
+        assert_eq!(world.holder.revoked, 1, "seed {seed}: a duplicate revokes nothing again");
+    }
 }
 
 #[test]
@@ -182,19 +211,21 @@ fn what_is_asked_behind_a_fence_comes_after_all_before_it() {
 
 #[test]
 fn stat_tells_of_the_session_and_of_a_region() {
-    let mut holder = Holder::default();
-    holder.publish(&name("r"), b"some content", 4);
-    let mut world = World::new(6, weather_of(6), holder);
-    world.say_hello();
-    let Ok(Answer::Stat(Stat { session, region })) =
-        ask(&mut world, Op::Stat { region: Some(name("r")) })
-    else {
-        panic!()
-    };
-    assert_eq!(region.unwrap().version, 1);
-    // HELLO and STAT itself.
-    assert_eq!(session.requests, 2);
-    assert!(session.bytes_received > 100, "{session:?}");
-    let unknown = ask(&mut world, Op::Stat { region: Some(name("q")) });
-    assert!(matches!(unknown, Ok(Answer::Stat(Stat { region: None, .. }))));
+    for seed in seeds().take(100) {
+        let mut holder = Holder::default();
+        holder.publish(&name("r"), b"some content", 4);
+        let mut world = World::new(seed, weather_of(seed), holder);
+        world.say_hello();
+        let Ok(Answer::Stat(Stat { session, region })) =
+            ask(&mut world, Op::Stat { region: Some(name("r")) })
+        else {
+            panic!("seed {seed}")
+        };
+        assert_eq!(region.unwrap().version, 1, "seed {seed}");
+        // HELLO and STAT itself, which a duplicate has served again.
+        assert!(session.requests >= 2, "seed {seed}: {session:?}");
+        assert!(session.bytes_received > 100, "seed {seed}: {session:?}");
+        let unknown = ask(&mut world, Op::Stat { region: Some(name("q")) });
+        assert!(matches!(unknown, Ok(Answer::Stat(Stat { region: None, .. }))), "seed {seed}");
+    }
 }

@@ -75,8 +75,12 @@ impl ReadError {
     #[must_use]
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Ended { ended, .. } if matches!(**ended, Ended::Violation(_)) => Fault::Peer,
-            Self::Ended { .. } | Self::Map { .. } => Fault::Weather,
+            Self::Ended { ended, .. } => match &**ended {
+                Ended::Violation(violation) => violation.fault(),
+                Ended::Broken(error) => error.fault(),
+                Ended::ByUs | Ended::ByPeer | Ended::Silent => Fault::Weather,
+            },
+            Self::Map { .. } => Fault::Weather,
             Self::Failed(failure) => failure.fault(),
             Self::Refused(_) | Self::Memory { .. } | Self::Region(_) | Self::Conflict { .. } => {
                 Fault::Ours
@@ -225,6 +229,11 @@ impl Reader {
         Ok(id)
     }
 
+    /// Whether one more request would be taken. While there is none, what was asked is waited for.
+    fn has_room(&mut self) -> bool {
+        self.endpoint.session().room() > 0
+    }
+
     /// Gives up what an earlier method asked and did not wait for.
     fn forget(&mut self) {
         for id in core::mem::take(&mut self.own) {
@@ -336,7 +345,7 @@ impl Reader {
         let (mut in_flight, mut left) = (0, missing.len());
         let window = (WINDOW_BYTES / chunk_bytes).max(1);
         while left > 0 {
-            while !missing.is_empty() && in_flight + batch <= window.max(batch) {
+            while !missing.is_empty() && self.has_room() && in_flight + batch <= window.max(batch) {
                 let len = missing.len().min(usize::try_from(batch).expect("at most 64"));
                 let chunks: Vec<u32> = missing.drain(..len).collect();
                 in_flight += len as u64;
@@ -437,11 +446,14 @@ impl Reader {
         let all: Vec<u32> = chunks.collect();
         self.forget();
         let mut left = all.len();
-        for chunks in all.chunks(READ_CHUNKS_MAX) {
-            let op = Op::Read { handle: opened.handle, chunks: chunks.to_vec() };
-            target.bases.insert(self.post_own(op)?, 0);
-        }
+        let mut waiting = all.chunks(READ_CHUNKS_MAX);
         while left > 0 {
+            while self.has_room()
+                && let Some(chunks) = waiting.next()
+            {
+                let op = Op::Read { handle: opened.handle, chunks: chunks.to_vec() };
+                target.bases.insert(self.post_own(op)?, 0);
+            }
             match next(&mut self.endpoint, &mut target).await? {
                 Event::Chunk { id, handle, chunk, bytes } if target.bases.contains_key(&id) => {
                     target.put(id, Place::Chunk { handle, chunk }, &bytes);

@@ -119,6 +119,23 @@ impl Partial {
     }
 }
 
+impl Partial {
+    /// Takes over the chunks of `have` from another partial of the same content, in which they are in
+    /// the same places.
+    pub(super) fn take_over(&mut self, other: &Self, have: &ChunkSet, info: &RegionInfo) {
+        for chunk in (0..have.bound()).filter(|chunk| have.contains(*chunk)) {
+            let len = info.shape.chunk_len(chunk).unwrap_or(0) as usize;
+            let at = u64::from(chunk) * u64::from(info.shape.chunk_bytes);
+            let place = usize::try_from(at).ok().map(|at| at..at + len);
+            let Some(place) = place.filter(|place| place.end <= other.memory.len()) else {
+                continue;
+            };
+            self.memory[place.clone()].copy_from_slice(&other.memory[place]);
+            self.have.insert(chunk);
+        }
+    }
+}
+
 /// Memory of this length, if there is room for it.
 ///
 /// # Errors

@@ -11,7 +11,7 @@
 //! any other holder can go on.
 
 use super::Reader;
-use super::remote::Partial;
+use super::remote::{NoRoom, Partial};
 use crate::endpoint::Endpoint;
 use crate::{Link, Remote};
 use std::collections::BTreeMap;
@@ -93,8 +93,8 @@ pub async fn gather(
 ) -> Result<Gathered, NotGathered> {
     let root = partial.as_ref().map(|(info, _)| info.root).or(expected);
     let mut plan = Gather::new(region.clone(), root);
-    if let Some((_, partial)) = &partial {
-        plan = plan.having(partial.have.clone());
+    if let Some((info, partial)) = &partial {
+        plan = plan.having(info.shape, partial.have.clone());
     }
     let wakes = sources.iter().map(|_| Arc::new(Notify::new())).collect();
     let shared = Shared(Arc::new(Mutex::new(State {
@@ -146,17 +146,17 @@ impl State {
         let at = id as usize;
         let (node, remote) = (self.nodes[at], self.remotes[at].clone());
         self.dropped.push(Dropped { node, remote, why });
+        self.wakes[at].notify_one();
     }
 
     /// Does what the plan says; whether this source is still read from.
     fn follow(&mut self, own: SourceId, endpoint: &mut Endpoint) -> bool {
-        let mut stays = true;
         while let Some(step) = self.gather.poll() {
             match step {
-                GatherStep::Opened(info) => {
-                    if let Err(why) = self.opened(&info) {
-                        self.drop_source(own, why);
-                        self.end();
+                GatherStep::Opened(source, info) => {
+                    if let Err(why) = self.lay_out(&info) {
+                        self.gather.lost(source);
+                        self.drop_source(source, why.to_string());
                     }
                 }
                 GatherStep::Chunk(source, chunk, bytes) => self.put(source, chunk, &bytes),
@@ -167,8 +167,6 @@ impl State {
                 GatherStep::Tend(SourceId(other)) => self.wakes[other as usize].notify_one(),
                 GatherStep::SourceFailed(source, error) => {
                     self.drop_source(source, error.to_string());
-                    self.wakes[source.0 as usize].notify_one();
-                    stays &= source != own;
                 }
                 GatherStep::Done => {
                     self.done = true;
@@ -178,24 +176,20 @@ impl State {
                 _ => {}
             }
         }
-        stays && !self.over
+        self.gather.uses(own) && !self.over
     }
 
-    /// Makes room, unless an earlier attempt has.
-    fn opened(&mut self, info: &Arc<RegionInfo>) -> Result<(), String> {
-        match &self.partial {
-            None => {
-                let partial = Partial::new(info).map_err(|error| error.to_string())?;
-                self.partial = Some((Arc::clone(info), partial));
-                Ok(())
-            }
-            Some((known, _)) if known.shape == info.shape => Ok(()),
-            // One of the two has lied: which, nobody knows.
-            Some(_) => {
-                self.partial = None;
-                Err("it cuts the content otherwise than what was read before; begin anew".into())
-            }
+    /// Makes room for what is announced. What has arrived stays, whatever the holder before announced.
+    fn lay_out(&mut self, info: &Arc<RegionInfo>) -> Result<(), NoRoom> {
+        if self.partial.as_ref().is_some_and(|(known, _)| known.shape == info.shape) {
+            return Ok(());
         }
+        let mut laid = Partial::new(info)?;
+        if let (Some((_, before)), Some(have)) = (&self.partial, self.gather.have()) {
+            laid.take_over(before, have, info);
+        }
+        self.partial = Some((Arc::clone(info), laid));
+        Ok(())
     }
 
     fn end(&mut self) {

@@ -71,6 +71,13 @@ impl Session {
                 if !missing.contains(&index) {
                     return Ok(());
                 }
+                // The root does not cover the shape: right hashes may stand under a wrong one.
+                let expected = info.shape.chunk_len(index).ok_or(out_of_place)?;
+                if bytes.len() != expected as usize {
+                    let found = bytes.len();
+                    self.fail_read(id, Failure::WrongLength { chunk: index, expected, found });
+                    return Ok(());
+                }
                 let event = Event::Chunk { id, handle: *handle, chunk: index, bytes };
                 (event, Some(frame.digest()))
             }
@@ -90,6 +97,11 @@ impl Session {
         Ok(())
     }
 
+    fn fail_read(&mut self, id: RequestId, failure: Failure) {
+        let pending = self.settle(id.0).expect("found by the caller");
+        self.fail(id.0, pending.kind, failure);
+    }
+
     /// One chunk or piece more of a READ; with a digest it is held against the opened region.
     fn take_data(&mut self, now: Time, header: &Header, digest: Option<Hash>, event: Event) {
         let id = RequestId(header.request);
@@ -106,14 +118,13 @@ impl Session {
         if let (Some(expected), Some(found)) = (expected, digest)
             && expected != found
         {
-            let pending = self.settle(id.0).expect("found just now");
-            let failure = Failure::WrongHash { chunk: index, expected, found };
-            self.fail(id.0, pending.kind, failure);
+            self.fail_read(id, Failure::WrongHash { chunk: index, expected, found });
             return;
         }
         if !missing.remove(&index) {
             return;
         }
+        self.asking.chunk_came = now;
         self.events.push_back(event);
         if missing.is_empty() {
             self.settle(id.0);

@@ -1,6 +1,7 @@
 //! Our requests as kinds and frames, checked before anything is sent.
 
-use super::{Asking, Holding, Kind};
+use super::opened::Holding;
+use super::{Asking, Kind};
 use crate::limits::{
     Limits, READ_CHUNKS_MAX, REGION_NAME_CHARS_MAX, SEND_BYTES_MAX, TICKET_BYTES_MAX,
 };
@@ -14,9 +15,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Asking {
-    fn cells(&self, handle: Handle, cell: u32) -> Result<(), Refused> {
-        match self.opened.entries.get(&handle) {
-            Some(Holding::Cells(count)) if cell < *count => Ok(()),
+    /// The peer's number for these cells.
+    fn cells(&self, handle: Handle, cell: u32) -> Result<u64, Refused> {
+        match self.opened.find(handle) {
+            Some((theirs, Holding::Cells(count))) if cell < *count => Ok(theirs),
             _ => Err(Refused::BadChunk { chunk: cell }),
         }
     }
@@ -25,9 +27,9 @@ impl Asking {
         Header::new(opcode, Direction::Request, self.next)
     }
 
-    fn stage(&self, handle: Handle) -> Result<StageInfo, Refused> {
-        match self.opened.entries.get(&handle) {
-            Some(Holding::Stage(stage)) => Ok(*stage),
+    fn stage(&self, handle: Handle) -> Result<(u64, StageInfo), Refused> {
+        match self.opened.find(handle) {
+            Some((theirs, Holding::Stage(stage))) => Ok((theirs, *stage)),
             _ => Err(Refused::BadChunk { chunk: 0 }),
         }
     }
@@ -38,7 +40,8 @@ impl Asking {
         match op {
             Op::Hello(hello) => {
                 bounded("bytes of ticket", hello.ticket.len(), TICKET_BYTES_MAX)?;
-                plain(Kind::Hello, Opcode::Hello, body::encode(&hello))
+                let offered = hello.version_min..=hello.version_max;
+                plain(Kind::Hello(offered), Opcode::Hello, body::encode(&hello))
             }
             Op::Open { region } => plain(Kind::Open, Opcode::Open, body::encode(&region)),
             Op::OpenStage { region, stage } => {
@@ -52,9 +55,9 @@ impl Asking {
             }
             Op::Write { .. } | Op::Accumulate { .. } => self.prepare_stage(op, limits),
             Op::Commit { handle, expected } => {
-                self.stage(handle)?;
+                let (handle, _) = self.stage(handle)?;
                 let header = self.header(Opcode::Commit);
-                let header = Header { handle: handle.0, version: expected, ..header };
+                let header = Header { handle, version: expected, ..header };
                 Ok((Kind::Commit, limits.frame(header, Bytes::new())))
             }
             Op::Send { bytes } => {
@@ -86,9 +89,9 @@ impl Asking {
         }
     }
 
-    fn region(&self, handle: Handle) -> Result<&Arc<RegionInfo>, Refused> {
-        match self.opened.entries.get(&handle) {
-            Some(Holding::Region(info)) => Ok(info),
+    fn region(&self, handle: Handle) -> Result<(u64, &Arc<RegionInfo>), Refused> {
+        match self.opened.find(handle) {
+            Some((theirs, Holding::Region(info))) => Ok((theirs, info)),
             _ => Err(Refused::BadChunk { chunk: 0 }),
         }
     }
@@ -100,7 +103,7 @@ impl Asking {
         limits: &Limits,
     ) -> Result<(Kind, Frame), Refused> {
         bounded("chunks to read", chunks.len(), READ_CHUNKS_MAX)?;
-        let info = self.region(handle)?;
+        let (theirs, info) = self.region(handle)?;
         let mut missing = BTreeSet::new();
         for chunk in chunks.iter().copied() {
             if chunk >= info.chunk_count() || !missing.insert(chunk) {
@@ -110,7 +113,7 @@ impl Asking {
         if missing.is_empty() {
             return Err(Refused::BadChunk { chunk: 0 });
         }
-        let header = Header { handle: handle.0, ..self.header(Opcode::Read) };
+        let header = Header { handle: theirs, ..self.header(Opcode::Read) };
         let frame = limits.frame(header, body::encode(&missing));
         Ok((Kind::Read { handle, info: Arc::clone(info), missing }, frame))
     }
@@ -121,9 +124,9 @@ impl Asking {
         spans: Vec<Span>,
         limits: &Limits,
     ) -> Result<(Kind, Frame), Refused> {
-        let info = self.region(handle)?;
+        let (theirs, info) = self.region(handle)?;
         let total = check_spans(&spans, info.shape.bytes)?;
-        let header = Header { handle: handle.0, ..self.header(Opcode::ReadRanges) };
+        let header = Header { handle: theirs, ..self.header(Opcode::ReadRanges) };
         let body = body::RangesBody { spans, pieces: Vec::new() };
         let frame = limits.frame(header, body::encode(&body));
         let missing = (0..piece_count(total)).collect();
@@ -138,8 +141,8 @@ impl Asking {
         body: Bytes,
         limits: &Limits,
     ) -> Result<(Kind, Frame), Refused> {
-        self.cells(handle, cell)?;
-        let header = Header { handle: handle.0, offset: cell.into(), ..self.header(opcode) };
+        let handle = self.cells(handle, cell)?;
+        let header = Header { handle, offset: cell.into(), ..self.header(opcode) };
         Ok((Kind::Cell, limits.frame(header, body)))
     }
 
@@ -153,12 +156,12 @@ impl Asking {
             }
             other => unreachable!("{other:?} stages nothing"),
         };
-        let stage = self.stage(handle)?;
+        let (handle, stage) = self.stage(handle)?;
         let expected = stage.shape.chunk_len(chunk).map(|len| len as usize);
         if stage.kind != kind || expected != Some(bytes.len()) {
             return Err(Refused::BadChunk { chunk });
         }
-        let header = Header { handle: handle.0, offset: chunk.into(), ..self.header(opcode) };
+        let header = Header { handle, offset: chunk.into(), ..self.header(opcode) };
         let header = Header { level: Some(level), ..header };
         Ok((Kind::Stage, limits.frame(header, bytes)))
     }

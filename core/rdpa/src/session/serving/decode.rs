@@ -2,7 +2,8 @@
 
 use super::{Decoded, Kind, Reading, Refusal, Serving};
 use crate::limits::{
-    Limits, PIECE_BYTES, PROTOCOL_VERSION, REGION_NAME_CHARS_MAX, TICKET_BYTES_MAX,
+    HELLOS_REFUSED_MAX, Limits, PIECE_BYTES, PROTOCOL_VERSION, REGION_NAME_CHARS_MAX,
+    TICKET_BYTES_MAX,
 };
 use crate::session::Violation;
 use crate::session::grants::Purpose;
@@ -15,6 +16,11 @@ use std::collections::BTreeSet;
 impl Serving {
     fn decode_hello(&self, payload: &[u8], welcome: bool) -> Result<Decode, Violation> {
         let hello: Hello = body::decode("HELLO", payload)?;
+        if self.hellos_refused >= HELLOS_REFUSED_MAX {
+            return Err(Violation::Unexpected {
+                what: "one more HELLO after several were refused",
+            });
+        }
         if hello.ticket.len() > TICKET_BYTES_MAX {
             return refuse(Code::TooLarge, "the ticket is too long");
         }

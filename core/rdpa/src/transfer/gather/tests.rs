@@ -66,7 +66,8 @@ fn a_chunk_of_another_length_than_announced_shows_a_liar_whatever_its_hash() {
         }
         steps.extend(core::iter::from_fn(|| gather.poll()));
     }
-    let error = TransferError::WrongLength { chunk: 2, found: 500 };
+    let error = Failure::WrongLength { chunk: 2, expected: 400, found: 500 };
+    let error = TransferError::from(error);
     assert_eq!(error.fault(), suanli_base::Fault::Peer);
     let end = [GatherStep::SourceFailed(source, error), GatherStep::Stalled];
     assert_eq!(steps[steps.len() - 2..], end);
