@@ -30,7 +30,7 @@ use tokio::time::Sleep;
 /// overtaken by a heart-beat.
 const OUT_BYTES: usize = 128 << 10;
 /// A payload up to this is copied behind its header; a longer one is written from where it lies.
-const COPY_BYTES: usize = 8 << 10;
+const COPY_BYTES: usize = 1 << 10;
 const READ_BYTES: usize = 64 << 10;
 /// Read in one turn before events are looked at.
 const TURN_BYTES: usize = 1 << 20;

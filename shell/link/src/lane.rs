@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, WriteHalf};
 
 /// How many pieces go out in one call.
-pub(crate) const PIECES_MAX: usize = 16;
+pub(crate) const PIECES_MAX: usize = 64;
 
 /// The half of a lane that is read.
 pub type LaneReader = Box<dyn AsyncRead + Send + Unpin>;

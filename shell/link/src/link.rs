@@ -2,6 +2,7 @@
 
 use crate::counted::{Counted, Counters};
 use crate::lane::Lane;
+use crate::tcp::Socket;
 use crate::{FrameReader, FrameWriter, LinkError, LinkKind, Remote, key, tcp};
 use std::io;
 use std::path::Path;
@@ -9,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use suanli_base::NodeId;
 use suanli_identity::SecretKey;
-use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
 
 /// An authenticated connection of one or more [lanes](Lane).
@@ -72,7 +72,7 @@ impl Link {
     }
 
     pub(crate) fn of_tls(
-        stream: TlsStream<Counted<TcpStream>>,
+        stream: TlsStream<Counted<Socket>>,
         remote: Remote,
         counters: Arc<Counters>,
     ) -> Result<Self, LinkError> {

@@ -2,7 +2,8 @@
 
 use crate::counted::Counted;
 use crate::strangers::{Place, Strangers};
-use crate::{Link, LinkError, LinkLimits, Remote, key, plain, tcp};
+use crate::tcp::Socket;
+use crate::{Link, LinkError, LinkLimits, Remote, key, plain};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use suanli_identity::SecretKey;
@@ -127,23 +128,20 @@ impl Incoming {
     pub async fn handshake(self) -> Result<Link, LinkError> {
         let Self { stream, remote, greeting, place } = self;
         let remote = Remote::from(remote);
-        tcp::tune(&stream).map_err(|source| LinkError::Lost { remote: remote.clone(), source })?;
+        let lost = |source| LinkError::Lost { remote: remote.clone(), source };
+        let socket = Socket::new(stream).map_err(lost)?;
         let greeted = async {
             match greeting {
-                Greeting::Tls(acceptor) => greet(acceptor, stream, remote.clone()).await,
-                Greeting::Plain(key) => plain::introduce(stream, &key, None, remote.clone()).await,
+                Greeting::Tls(acceptor) => greet(acceptor, socket, remote.clone()).await,
+                Greeting::Plain(key) => plain::introduce(socket, &key, None, remote.clone()).await,
             }
         };
         place.hold(&remote, greeted).await
     }
 }
 
-async fn greet(
-    acceptor: TlsAcceptor,
-    stream: TcpStream,
-    remote: Remote,
-) -> Result<Link, LinkError> {
-    let (stream, counters) = Counted::new(stream);
+async fn greet(acceptor: TlsAcceptor, socket: Socket, remote: Remote) -> Result<Link, LinkError> {
+    let (stream, counters) = Counted::new(socket);
     match acceptor.accept(stream).await {
         Ok(stream) => Link::of_tls(TlsStream::from(stream), remote, counters),
         Err(source) => Err(LinkError::of_handshake(remote, source)),

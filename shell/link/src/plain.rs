@@ -10,6 +10,7 @@
 
 use crate::counted::Counted;
 use crate::lane::Lane;
+use crate::tcp::Socket;
 use crate::{Link, LinkError, LinkKind, Remote, tcp};
 use std::io;
 use std::pin::Pin;
@@ -18,7 +19,6 @@ use std::time::Duration;
 use suanli_base::{CityId, NodeId};
 use suanli_identity::{Domain, Kind, SecretKey, Signature};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tokio::net::TcpStream;
 
 /// Begins both introductions; its last byte is the version.
 const MAGIC: [u8; 8] = *b"SUANLI\x00\x01";
@@ -147,12 +147,12 @@ fn noise(remote: &Remote, source: io::Error) -> LinkError {
 
 /// Both sides of the introduction; the side that expects somebody is the connecting one.
 pub(crate) async fn introduce(
-    stream: TcpStream,
+    socket: Socket,
     key: &SecretKey,
     expected: Option<NodeId>,
     remote: Remote,
 ) -> Result<Link, LinkError> {
-    let (mut stream, counters) = Counted::new(stream);
+    let (mut stream, counters) = Counted::new(socket);
     let peer = prove(&mut stream, key, expected, &remote).await?;
     let lost = |source| LinkError::Lost { remote: remote.clone(), source };
     tcp::reset_unless_closed(stream.stream(), true).map_err(lost)?;
@@ -210,7 +210,7 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// A stream that resets when dropped and says goodbye when shut.
-struct Plain(Counted<TcpStream>);
+struct Plain(Counted<Socket>);
 
 impl AsyncRead for Plain {
     fn poll_read(
