@@ -7,6 +7,9 @@
 //!                                    (relay)    \-- router without UDP -- another home
 //! ```
 //!
+//! Beside the city's home is a neighbour on its network, for whom every address in the ticket is dead:
+//! it finds the city by its key.
+//!
 //! Each router drops what comes from outside and is no answer, as a home's does.
 
 mod wall;
@@ -170,6 +173,19 @@ impl Home {
     }
 }
 
+/// A machine on a network that it shares with `home`, and with nobody else.
+fn neighbour(home: &Space) -> Result<Space> {
+    let near = Space::new()?;
+    home.ip(&format!("link add near type veth peer name eth netns {}", near.0.id()))?;
+    home.ip("addr add 10.0.9.1/24 dev near")?;
+    home.ip("link set near up")?;
+    near.ip("addr add 10.0.9.2/24 dev eth")?;
+    near.ip("link set lo up")?;
+    near.ip("link set eth up")?;
+    near.ip("route add default via 10.0.9.1")?;
+    Ok(near)
+}
+
 /// The test, in a user namespace and a network namespace of its own, which is the world outside.
 pub(crate) fn inside() -> Result<()> {
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
@@ -177,6 +193,7 @@ pub(crate) fn inside() -> Result<()> {
     let city = Home::new(1, "203.0.113.1", "203.0.113.2", "home")?;
     let family = Home::new(2, "198.51.100.1", "198.51.100.2", "home")?;
     let walled = Home::new(3, "192.0.2.1", "192.0.2.2", "no-udp")?;
+    let near = neighbour(&city.home)?;
     let folder = tree::target().join("nat");
     if folder.exists() {
         std::fs::remove_dir_all(&folder)?;
@@ -201,7 +218,17 @@ pub(crate) fn inside() -> Result<()> {
     )?;
     let ticket = answer(&at("city.out"), "ticket")?;
 
-    let straight = join(&family, &ticket, &at("straight"))?;
+    let beside = join(&near, &ticket, &at("beside"))?;
+    let took = wait_for(&at("beside"), |link| {
+        let remote = link["remote"].as_str().unwrap_or_default();
+        link["relayed"] == false && remote.starts_with("10.0.9.1:")
+    })?;
+    println!(
+        "nat: a neighbour finds the city by its key, {:.1} s after `join`",
+        took.as_secs_f64()
+    );
+
+    let straight = join(&family.home, &ticket, &at("straight"))?;
     let took = wait_for(&at("straight"), |link| {
         let remote = link["remote"].as_str().unwrap_or_default();
         link["relayed"] == false && remote.starts_with("203.0.113.2:")
@@ -211,7 +238,7 @@ pub(crate) fn inside() -> Result<()> {
         took.as_secs_f64()
     );
 
-    let by_relay = join(&walled, &ticket, &at("walled"))?;
+    let by_relay = join(&walled.home, &ticket, &at("walled"))?;
     let took = wait_for(&at("walled"), |link| link["relayed"] == true)?;
     println!(
         "nat: a home without UDP meets the city at the relay after {:.1} s",
@@ -234,7 +261,7 @@ pub(crate) fn inside() -> Result<()> {
         "nat: doctor measures {:.0} Mbit/s by the relay, and says that there is no other way",
         rate / 1e6
     );
-    drop((by_relay, straight, serving, relay));
+    drop((by_relay, straight, beside, serving, relay));
     Ok(())
 }
 
@@ -257,14 +284,9 @@ fn start(
     Ok(Running(child.with_context(|| format!("start {command:?}"))?))
 }
 
-fn join(home: &Home, ticket: &str, folder: &Path) -> Result<Running> {
+fn join(home: &Space, ticket: &str, folder: &Path) -> Result<Running> {
     let output = folder.with_extension("out");
-    start(
-        &mut home.home.command(program()),
-        &["join", ticket, "--json"],
-        &[("--dir", folder)],
-        &output,
-    )
+    start(&mut home.command(program()), &["join", ticket, "--json"], &[("--dir", folder)], &output)
 }
 
 /// The value that a program printed as JSON, once it has.
