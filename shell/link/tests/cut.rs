@@ -4,8 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use bytes::Bytes;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use suanli_base::{Random, Time};
 use suanli_identity::{Access, Bounds, Prefix, Role, SecretKey};
@@ -19,7 +22,7 @@ use suanli_rdpa::{
     Answer, Direction, Frame, GateBooks, GateLimits, HEADER_BYTES, Header, Hello, Level, Limits,
     Op, Opcode, RegionInfo, RegionName, StageInfo, StageKind,
 };
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const CHUNK: u32 = 256 << 10;
@@ -137,9 +140,11 @@ impl Family {
 
     async fn hear(&mut self) {
         let mut bytes = vec![0; HEADER_BYTES];
-        let reader = &mut self.lanes[0].reader;
         loop {
-            reader.read_exact(&mut bytes).await.unwrap();
+            let (lane, first) = self.first_byte().await;
+            let reader = &mut self.lanes[lane].reader;
+            bytes[0] = first;
+            reader.read_exact(&mut bytes[1..]).await.unwrap();
             let len = u32::from_le_bytes(bytes[12..16].try_into().unwrap());
             let mut payload = vec![0; len as usize];
             reader.read_exact(&mut payload).await.unwrap();
@@ -150,6 +155,22 @@ impl Family {
                 return;
             }
         }
+    }
+
+    /// The first byte of a frame, on whichever lane one comes.
+    async fn first_byte(&mut self) -> (usize, u8) {
+        poll_fn(|cx| {
+            for (number, lane) in self.lanes.iter_mut().enumerate() {
+                let mut byte = [0];
+                let mut read = ReadBuf::new(&mut byte);
+                if Pin::new(&mut lane.reader).poll_read(cx, &mut read).is_ready() {
+                    assert_eq!(read.filled().len(), 1, "the holder ended lane {number}");
+                    return Poll::Ready((number, byte[0]));
+                }
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     fn frame(&self, verb: Verb) -> Frame {
