@@ -139,7 +139,7 @@ impl Family {
     }
 
     async fn hear(&mut self) {
-        let mut bytes = vec![0; HEADER_BYTES];
+        let mut bytes = [0; HEADER_BYTES];
         loop {
             let (lane, first) = self.first_byte().await;
             let reader = &mut self.lanes[lane].reader;
