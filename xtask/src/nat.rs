@@ -7,8 +7,8 @@
 //!                                    (relay)    \-- router without UDP -- another home
 //! ```
 //!
-//! Beside the city's home is a neighbour on its network, for whom every address in the ticket is dead:
-//! it finds the city by its key.
+//! And a network of two machines: a city whose ticket names an address that nobody has, and a family
+//! that finds it by its key.
 //!
 //! Each router drops what comes from outside and is no answer, as a home's does.
 
@@ -173,19 +173,6 @@ impl Home {
     }
 }
 
-/// A machine on a network that it shares with `home`, and with nobody else.
-fn neighbour(home: &Space) -> Result<Space> {
-    let near = Space::new()?;
-    home.ip(&format!("link add near type veth peer name eth netns {}", near.0.id()))?;
-    home.ip("addr add 10.0.9.1/24 dev near")?;
-    home.ip("link set near up")?;
-    near.ip("addr add 10.0.9.2/24 dev eth")?;
-    near.ip("link set lo up")?;
-    near.ip("link set eth up")?;
-    near.ip("route add default via 10.0.9.1")?;
-    Ok(near)
-}
-
 /// The test, in a user namespace and a network namespace of its own, which is the world outside.
 pub(crate) fn inside() -> Result<()> {
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
@@ -193,7 +180,6 @@ pub(crate) fn inside() -> Result<()> {
     let city = Home::new(1, "203.0.113.1", "203.0.113.2", "home")?;
     let family = Home::new(2, "198.51.100.1", "198.51.100.2", "home")?;
     let walled = Home::new(3, "192.0.2.1", "192.0.2.2", "no-udp")?;
-    let near = neighbour(&city.home)?;
     let folder = tree::target().join("nat");
     if folder.exists() {
         std::fs::remove_dir_all(&folder)?;
@@ -217,16 +203,6 @@ pub(crate) fn inside() -> Result<()> {
         &at("city.out"),
     )?;
     let ticket = answer(&at("city.out"), "ticket")?;
-
-    let beside = join(&near, &ticket, &at("beside"))?;
-    let took = wait_for(&at("beside"), |link| {
-        let remote = link["remote"].as_str().unwrap_or_default();
-        link["relayed"] == false && remote.starts_with("10.0.9.1:")
-    })?;
-    println!(
-        "nat: a neighbour finds the city by its key, {:.1} s after `join`",
-        took.as_secs_f64()
-    );
 
     let straight = join(&family.home, &ticket, &at("straight"))?;
     let took = wait_for(&at("straight"), |link| {
@@ -261,7 +237,36 @@ pub(crate) fn inside() -> Result<()> {
         "nat: doctor measures {:.0} Mbit/s by the relay, and says that there is no other way",
         rate / 1e6
     );
-    drop((by_relay, straight, beside, serving, relay));
+    drop((by_relay, straight, serving, relay));
+    by_key(&folder)
+}
+
+/// A city and a family on one network, and an address in the ticket that nobody has.
+fn by_key(folder: &Path) -> Result<()> {
+    let (city, family) = (Space::new()?, Space::new()?);
+    city.ip(&format!("link add eth type veth peer name eth netns {}", family.0.id()))?;
+    for (space, own) in [(&city, "10.0.9.1"), (&family, "10.0.9.2")] {
+        space.ip(&format!("addr add {own}/24 dev eth"))?;
+        space.ip("link set lo up")?;
+        space.ip("link set eth up")?;
+        space.ip("route add default dev eth")?;
+    }
+    let at = |name: &str| folder.join(name);
+    done(Command::new(program()).args(["city", "init", "--dir"]).arg(at("near-city")))?;
+    let nobody = "10.0.9.77:7000";
+    let _serving = start(
+        &mut city.command(program()),
+        &["city", "serve", "--listen", "0.0.0.0:7000", "--advertise", nobody, "--json"],
+        &[("--dir", &at("near-city"))],
+        &at("near-city.out"),
+    )?;
+    let ticket = answer(&at("near-city.out"), "ticket")?;
+    let _family = join(&family, &ticket, &at("near"))?;
+    let took = wait_for(&at("near"), |link| {
+        let remote = link["remote"].as_str().unwrap_or_default();
+        link["relayed"] == false && remote.starts_with("10.0.9.1:")
+    })?;
+    println!("nat: a family finds a city of its network by its key, {:.1} s", took.as_secs_f64());
     Ok(())
 }
 
