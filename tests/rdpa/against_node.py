@@ -45,8 +45,8 @@ class Node:
         self.process.stdin.write("\n")
         self.process.stdin.flush()
 
-    def client(self) -> Client:
-        return Client.connect(self.address, self.node)
+    def client(self, key: Key | None = None) -> Client:
+        return Client.connect(self.address, self.node, key=key)
 
     def end(self) -> None:
         self.process.stdin.close()
@@ -164,11 +164,14 @@ def a_version_is_written_and_committed(node: Node) -> None:
 
 
 def a_transfer_goes_on_after_a_reconnect(node: Node) -> None:
-    data = bytes(200_000)
-    with node.client() as client:
+    data, key = bytes(200_000), Key.fresh()
+    with node.client(key) as client:
         stage = client.open_stage("python/resumed", Kind.WRITE, data, 40_000)
         client.place(stage, 2, chunks_of(data, 40_000)[2])
-    with node.client() as client:
+    with node.client() as stranger:
+        another = stranger.open_stage_of("python/resumed", stage.info)
+        same("what is in place of another peer's", another.placed, frozenset())
+    with node.client(key) as client:
         stage = client.open_stage_of("python/resumed", stage.info)
         same("what was in place", stage.placed, frozenset([2]))
         client.place_all(stage, data)
