@@ -1,9 +1,7 @@
 //! READ of a large region on loopback against a bare copy over the same kind of connection.
 
 use super::median;
-use super::place::{
-    CHUNK_BYTES, Kind, content, dial, hold, key, limits, listen, reader, region, two_sides,
-};
+use super::place::{CHUNK_BYTES, Kind, content, hold, key, limits, reader, region, two_sides};
 use crate::{Goal, Length, Row, RowSpec, Session};
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
@@ -14,9 +12,11 @@ use suanli_link::endpoint::Trust;
 use suanli_link::holder::{Holder, HolderLimits, OpenDoor, serve};
 use suanli_link::reader::Reader;
 use suanli_link::shared::{SharedListener, connect_shared};
+use suanli_link::tls as link_tls;
 use suanli_rdpa::Hello;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 pub(super) const BYTES: usize = 256 << 20;
 pub(super) const BYTES_SHORT: usize = 32 << 20;
@@ -65,7 +65,7 @@ fn measure(session: &mut Session, kind: Kind) -> Result<Vec<Row>> {
     for _ in 0..if short { 2 } else { TURNS } {
         rates.tcp.push(bare_tcp(&bytes, &mut memory)?);
         if kind == Kind::Tls {
-            rates.bare.push(bare_lane(kind, &bytes, &mut memory)?);
+            rates.bare.push(bare_tls(&bytes, &mut memory)?);
         }
         rates.read.push(read(kind, Trust::Holder, &bytes, &mut memory)?);
         rates.verified.push(read(kind, Trust::Verify, &bytes, &mut memory)?);
@@ -119,30 +119,34 @@ fn bare_tcp(bytes: &Bytes, memory: &mut [u8]) -> Result<f64> {
     )
 }
 
-/// The same over the bare stream of a link: same provider, same cipher, no protocol.
-fn bare_lane(kind: Kind, bytes: &Bytes, memory: &mut [u8]) -> Result<f64> {
+/// The same over a bare stream of tokio-rustls, with the provider, ciphers and keys of a link.
+fn bare_tls(bytes: &Bytes, memory: &mut [u8]) -> Result<f64> {
     let content = bytes.clone();
     two_sides(
         async move |ready| {
-            let listener = listen(kind).await?;
+            let listener = TcpListener::bind("127.0.0.1:0").await?;
             let _ = ready.send(listener.local_addr()?.to_string());
-            let link = listener.accept().await?.handshake().await?;
-            ensure!(link.peer() == key(2).node(), "a stranger");
-            let mut lane = link.into_lanes().remove(0);
-            lane.reader.read_u8().await?;
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            let mut stream = TlsAcceptor::from(link_tls::accepting(&key(1))).accept(stream).await?;
+            stream.read_u8().await?;
             for piece in content.chunks(WRITE_BYTES) {
-                lane.writer.write_all(piece).await?;
+                stream.write_all(piece).await?;
             }
-            lane.writer.flush().await?;
-            let _ = lane.reader.read_u8().await;
+            stream.flush().await?;
+            // Until the other side is done.
+            let _ = stream.read_u8().await;
             Ok(())
         },
         async |address| {
-            let mut lane = dial(kind, &address).await?.into_lanes().remove(0);
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            let connector = TlsConnector::from(link_tls::connecting(&key(2), key(1).node()));
+            let mut stream = connector.connect(link_tls::server_name(), stream).await?;
             let begun = Instant::now();
-            lane.writer.write_u8(1).await?;
-            lane.writer.flush().await?;
-            lane.reader.read_exact(memory).await?;
+            stream.write_u8(1).await?;
+            stream.flush().await?;
+            stream.read_exact(memory).await?;
             let rate = rate(bytes, begun);
             ensure!(memory[..] == bytes[..], "the copy is another one");
             Ok(rate)

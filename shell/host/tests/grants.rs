@@ -226,7 +226,8 @@ async fn revoking_ends_a_read_half_way_and_outlives_a_restart() {
     assert_eq!(city.revoke("job/").await, 1);
     mebibyte(&mut reader, &opened, 1).await.unwrap();
     assert_eq!(city.revoke("probe").await, 2);
-    let (code, text) = refused(mebibyte(&mut reader, &opened, 2).await);
+    assert_eq!(refused(mebibyte(&mut reader, &opened, 2).await).0, Code::BadHandle);
+    let (code, text) = refused(reader.open(probe()).await);
     assert_eq!((code, text.contains("revoked")), (Code::Unauthorised, true), "{text}");
     assert_eq!(refused(city.hello(&guest, line.access.to_bytes()).await).0, Code::Unauthorised);
     // What is given from now on is good.

@@ -12,7 +12,6 @@
 //! Invariant: no way stands in for another silently: [`Report`] lists all that were tried.
 
 use crate::{Link, LinkError, Way, tcp};
-use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use suanli_base::{Fault, NodeId};
@@ -367,6 +366,8 @@ fn is_near(addr: &str) -> bool {
 /// The addresses that a `host:port` leads to.
 #[cfg(feature = "iroh")]
 async fn resolve(addr: &str) -> Result<Vec<std::net::SocketAddr>, LinkError> {
+    use std::io;
+
     let unresolved = |source| LinkError::Resolve { addr: addr.to_owned(), source };
     let found: Vec<_> = tokio::net::lookup_host(addr).await.map_err(unresolved)?.collect();
     match found.is_empty() {

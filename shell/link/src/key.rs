@@ -70,7 +70,9 @@ fn certified(key: &SecretKey, provider: &CryptoProvider) -> Arc<CertifiedKey> {
     Arc::new(CertifiedKey::new(vec![CertificateDer::from(spki_of(key.node()))], signer))
 }
 
-pub(crate) fn accepting(key: &SecretKey) -> Arc<ServerConfig> {
+/// What a link's accepting side brings to TLS: any peer that proves an ed25519 key, and no more.
+#[must_use]
+pub fn accepting(key: &SecretKey) -> Arc<ServerConfig> {
     let provider = provider();
     let own = AlwaysResolvesServerRawPublicKeys::new(certified(key, &provider));
     let judge = Arc::new(Judge { expected: None, provider: Arc::clone(&provider) });
@@ -86,7 +88,9 @@ pub(crate) fn accepting(key: &SecretKey) -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
-pub(crate) fn connecting(key: &SecretKey, expected: NodeId) -> Arc<ClientConfig> {
+/// What a link's connecting side brings to TLS: the node `expected` and no other.
+#[must_use]
+pub fn connecting(key: &SecretKey, expected: NodeId) -> Arc<ClientConfig> {
     let provider = provider();
     let own = AlwaysResolvesClientRawPublicKeys::new(certified(key, &provider));
     let judge = Arc::new(Judge { expected: Some(expected), provider: Arc::clone(&provider) });
@@ -125,7 +129,8 @@ pub(crate) fn only(expected: NodeId, provider: Arc<CryptoProvider>) -> Arc<dyn S
 }
 
 /// A name that TLS wants and nobody looks at.
-pub(crate) fn server_name() -> ServerName<'static> {
+#[must_use]
+pub fn server_name() -> ServerName<'static> {
     ServerName::try_from("suanli").expect("a valid name")
 }
 

@@ -9,6 +9,7 @@
 //! is bounded by one frame per lane; one kind of link never stands in for another unasked. TLS with
 //! raw public keys: RFC 8446, RFC 7250, RFC 8410.
 
+mod ahead;
 mod counted;
 pub mod dial;
 #[cfg(all(feature = "emulator", target_os = "linux"))]
@@ -42,4 +43,11 @@ pub use plain::connect_plain;
 pub use remote::{LinkKind, Remote};
 pub use strangers::{LinkLimits, group_of};
 pub use tcp::has_bbr;
+
 pub use way::{RelayAddr, RelayPass, Way, WayError};
+
+/// The TLS of a link without the link, for whoever measures it or speaks something else with the same
+/// keys.
+pub mod tls {
+    pub use crate::key::{accepting, connecting, server_name};
+}

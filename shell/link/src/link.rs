@@ -1,5 +1,6 @@
 //! A link: what carries frames between two nodes, whatever it is made of.
 
+use crate::ahead::Ahead;
 use crate::counted::{Counted, Counters};
 use crate::lane::Lane;
 use crate::tcp::Socket;
@@ -41,7 +42,9 @@ pub async fn connect(
     let remote = Remote::from(stream.peer_addr().map_err(unreachable)?);
     let (stream, counters) = Counted::new(stream);
     let connector = TlsConnector::from(key::connecting(key, expected));
-    let done = tokio::time::timeout(timeout, connector.connect(key::server_name(), stream)).await;
+    let done =
+        tokio::time::timeout(timeout, connector.connect(key::server_name(), Ahead::new(stream)))
+            .await;
     match done {
         Ok(Ok(stream)) => Link::of_tls(TlsStream::from(stream), remote, counters),
         Ok(Err(source)) => Err(LinkError::of_handshake(remote, source)),
@@ -72,7 +75,7 @@ impl Link {
     }
 
     pub(crate) fn of_tls(
-        stream: TlsStream<Counted<Socket>>,
+        stream: TlsStream<Ahead<Counted<Socket>>>,
         remote: Remote,
         counters: Arc<Counters>,
     ) -> Result<Self, LinkError> {

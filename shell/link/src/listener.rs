@@ -1,5 +1,6 @@
 //! Taking connections, with a bound on how many may be strangers at once.
 
+use crate::ahead::Ahead;
 use crate::counted::Counted;
 use crate::strangers::{Place, Strangers};
 use crate::tcp::Socket;
@@ -142,7 +143,7 @@ impl Incoming {
 
 async fn greet(acceptor: TlsAcceptor, socket: Socket, remote: Remote) -> Result<Link, LinkError> {
     let (stream, counters) = Counted::new(socket);
-    match acceptor.accept(stream).await {
+    match acceptor.accept(Ahead::new(stream)).await {
         Ok(stream) => Link::of_tls(TlsStream::from(stream), remote, counters),
         Err(source) => Err(LinkError::of_handshake(remote, source)),
     }

@@ -219,7 +219,7 @@ impl CityNode {
 
     fn revoked(&mut self, id: ConnId, token: ResponderToken, revoked: Result<u64, Denied>) {
         match revoked {
-            Ok(epoch) => self.keep_then(Revoked { by: By::Peer(id, token), epoch }),
+            Ok(epoch) => self.revoked_now(Revoked { by: By::Peer(id, token), epoch }),
             Err(denied) => self.deny(id, token, &denied),
         }
     }
@@ -228,7 +228,7 @@ impl CityNode {
     pub(super) fn revoke_by_hand(&mut self, id: CommandId, prefix: Prefix) {
         let epoch = self.gate.newest_epoch().saturating_add(1);
         match self.gate.revoke(prefix, epoch) {
-            Ok(epoch) => self.keep_then(Revoked { by: By::Operator(id), epoch }),
+            Ok(epoch) => self.revoked_now(Revoked { by: By::Operator(id), epoch }),
             Err(denied) => {
                 let result = Err(denied.why.to_string());
                 self.outputs.push_back(Output::Revoked { id, result });
@@ -236,7 +236,14 @@ impl CityNode {
         }
     }
 
-    fn keep_then(&mut self, revoked: Revoked) {
+    /// The gate knows of a revocation: guests lose the handles that they hold by what it ended.
+    fn revoked_now(&mut self, revoked: Revoked) {
+        let (gate, now) = (&self.gate, self.now);
+        for conn in self.conns.values_mut() {
+            if let Some(guest) = &conn.guest {
+                conn.session.revoke(|region| !gate.may_keep(now, &guest.pass, region));
+            }
+        }
         self.keeping.changed = true;
         self.keeping.waiting.push(revoked);
         self.keep();
