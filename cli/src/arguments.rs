@@ -305,7 +305,26 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "yes|no", value_parser = parse_yes)]
     pub(crate) lan: Option<bool>,
     #[command(flatten)]
+    pub(crate) upload: Upload,
+    #[command(flatten)]
     pub(crate) parent: Parent,
+}
+
+/// How much a node may send.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Upload {
+    /// Rate of upload at most, as 5mbit [default: no limit]
+    #[arg(long, value_name = "RATE", env = "SUANLI_UPLOAD", hide_env = true)]
+    #[arg(value_parser = parse_upload)]
+    pub(crate) upload: Option<UploadRate>,
+    /// Another rate for a part of the day, as 18:00-23:00=1mbit, or 0bit for nothing; once for each
+    #[arg(long, value_name = "FROM-TO=RATE", env = "SUANLI_UPLOAD_AT", hide_env = true)]
+    #[arg(value_delimiter = ',', value_parser = parse_upload_at)]
+    pub(crate) upload_at: Vec<UploadAt>,
+    /// MiB to send a day, at most [default: no limit]
+    #[arg(long, value_name = "MiB", env = "SUANLI_UPLOAD_PER_DAY", hide_env = true)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    pub(crate) upload_per_day: Option<u64>,
 }
 
 /// For programs that start nodes.
@@ -335,18 +354,8 @@ pub(crate) struct Join {
     #[arg(long, value_name = "N", env = "SUANLI_THREADS", hide_env = true)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) threads: Option<u32>,
-    /// Rate of upload at most, as 5mbit [default: no limit]
-    #[arg(long, value_name = "RATE", env = "SUANLI_UPLOAD", hide_env = true)]
-    #[arg(value_parser = parse_upload)]
-    pub(crate) upload: Option<UploadRate>,
-    /// Another rate for a part of the day, as 18:00-23:00=1mbit, or 0bit for nothing; once for each
-    #[arg(long, value_name = "FROM-TO=RATE", env = "SUANLI_UPLOAD_AT", hide_env = true)]
-    #[arg(value_delimiter = ',', value_parser = parse_upload_at)]
-    pub(crate) upload_at: Vec<UploadAt>,
-    /// MiB to send a day, at most [default: no limit]
-    #[arg(long, value_name = "MiB", env = "SUANLI_UPLOAD_PER_DAY", hide_env = true)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
-    pub(crate) upload_per_day: Option<u64>,
+    #[command(flatten)]
+    pub(crate) upload: Upload,
     /// Kind of link to the city [default: auto]
     #[arg(long, value_enum, env = "SUANLI_LINK", hide_env = true)]
     pub(crate) link: Option<LinkChoice>,

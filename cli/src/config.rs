@@ -15,7 +15,22 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Keys of the file: sections with theirs, then those outside a section.
 const SECTIONS: &[(&str, &[&str])] = &[
-    ("city", &["dir", "listen", "advertise", "name", "quic", "relay", "via", "lan"]),
+    (
+        "city",
+        &[
+            "dir",
+            "listen",
+            "advertise",
+            "name",
+            "quic",
+            "relay",
+            "via",
+            "lan",
+            "upload",
+            "upload_at",
+            "upload_per_day_mib",
+        ],
+    ),
     (
         "join",
         &["dir", "name", "share", "threads", "upload", "upload_at", "upload_per_day_mib", "link"],
@@ -46,6 +61,17 @@ pub(crate) struct CityConfig {
     pub(crate) relay: Option<SocketAddr>,
     pub(crate) via: Option<String>,
     pub(crate) lan: Option<bool>,
+    #[serde(flatten)]
+    pub(crate) upload: UploadConfig,
+}
+
+/// How much a node may send: in the sections `city` and `join`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct UploadConfig {
+    pub(crate) upload: Option<UploadRate>,
+    pub(crate) upload_at: Vec<UploadAt>,
+    pub(crate) upload_per_day_mib: Option<u64>,
 }
 
 /// Section `join`.
@@ -56,9 +82,8 @@ pub(crate) struct JoinConfig {
     pub(crate) name: Option<String>,
     pub(crate) share: Option<u8>,
     pub(crate) threads: Option<u32>,
-    pub(crate) upload: Option<UploadRate>,
-    pub(crate) upload_at: Vec<UploadAt>,
-    pub(crate) upload_per_day_mib: Option<u64>,
+    #[serde(flatten)]
+    pub(crate) upload: UploadConfig,
     pub(crate) link: Option<LinkChoice>,
 }
 
@@ -139,8 +164,10 @@ fn check(config: &Config) -> Result<(), String> {
     };
     bound("join.share", config.join.share.map(f64::from), 1.0, 100.0)?;
     bound("join.threads", config.join.threads.map(f64::from), 1.0, 1024.0)?;
-    let mib = config.join.upload_per_day_mib.map(|mib| mib as f64);
-    bound("join.upload_per_day_mib", mib, 1.0, (1_u64 << 30) as f64)?;
+    for (name, upload) in [("city", &config.city.upload), ("join", &config.join.upload)] {
+        let mib = upload.upload_per_day_mib.map(|mib| mib as f64);
+        bound(&format!("{name}.upload_per_day_mib"), mib, 1.0, (1_u64 << 30) as f64)?;
+    }
     bound("demo.families", config.demo.families.map(f64::from), 1.0, 32.0)?;
     bound("demo.minutes", config.demo.minutes, 0.1, 10_080.0)
 }
@@ -162,11 +189,13 @@ mod tests {
     #[test]
     fn every_known_key_is_one_that_is_read() {
         let text = "lang = 'zh'\n[city]\ndir = 'a'\nlisten = '127.0.0.1:7'\nadvertise = ['b:1']\n\
-            name = 'c'\nquic = true\nrelay = '127.0.0.1:8'\nvia = 'relay:http://h:1'\nlan = false\n[join]\ndir = 'd'\nname = 'e'\nshare = 5\nthreads = 6\n\
+            name = 'c'\nquic = true\nrelay = '127.0.0.1:8'\nvia = 'relay:http://h:1'\nlan = false\n\
+            upload = '20mbit'\nupload_at = ['18:00-23:00=1mbit']\nupload_per_day_mib = 9\n[join]\ndir = 'd'\nname = 'e'\nshare = 5\nthreads = 6\n\
             upload = '5mbit'\nupload_at = ['18:00-23:00=1mbit']\nupload_per_day_mib = 7\nlink = 'quic'\n[demo]\ndir = 'f'\nfamilies = 8\nminutes = 9.5\n";
         let config = parse(text).unwrap();
         assert_eq!(config.lang, Some(Language::Chinese));
-        assert_eq!(config.join.upload_per_day_mib, Some(7));
+        assert_eq!(config.city.upload.upload_per_day_mib, Some(9));
+        assert_eq!(config.join.upload.upload_per_day_mib, Some(7));
         assert_eq!(config.demo.minutes, Some(9.5));
         let count = PLAIN.len() + SECTIONS.iter().map(|section| section.1.len()).sum::<usize>();
         assert_eq!(text.matches(" = ").count(), count, "a key without a line in this test");
@@ -177,5 +206,6 @@ mod tests {
         assert!(parse("[join]\nshare = 0\n").unwrap_err().contains("from 1 to 100"));
         assert!(parse("[join]\nshare = 300\n").is_err());
         assert!(parse("[demo]\nminutes = nan\n").is_err());
+        assert!(parse("[city]\nupload_per_day_mib = 0\n").unwrap_err().contains("city.upload"));
     }
 }

@@ -70,6 +70,13 @@ const ARGUMENTS: &[(&str, &str, &str)] = &[
     ("city serve", "relay", "同时在这个地址和端口运行中继，供无法直接连接的成员使用"),
     ("city serve", "via", "在别处运行的中继与成员会合，写法即 suanli relay 所打印"),
     ("city serve", "lan", "本地网络能否用组播 DNS 找到城市［默认：监听本机地址时不能］"),
+    ("city serve", "upload", "上传速率上限，所有成员合计，例如 20mbit［默认：不限］"),
+    (
+        "city serve",
+        "upload_at",
+        "一天中某段时间的另一速率，例如 18:00-23:00=1mbit；0bit 表示不上传；可重复使用",
+    ),
+    ("city serve", "upload_per_day", "每天最多上传多少 MiB，所有成员合计［默认：不限］"),
     ("city ticket", "role", "持有者可以做什么"),
     ("city ticket", "expires", "有效多久：90s、30m、24h、7d"),
     ("city ticket", "uses", "多少个节点可以使用"),

@@ -1,13 +1,13 @@
 //! What of its uplink an owner lends, as it is typed: `5mbit`, `18:00-23:00=1mbit`.
 
-use crate::arguments::Join;
-use crate::config::JoinConfig;
+use crate::arguments::Upload;
+use crate::config::UploadConfig;
 use crate::exit::Failure;
 use crate::link_settings::parse_rate;
 use suanli_rdpa::{DAY_MINUTES, UplinkLimits, Window};
 
 /// The flags, then the configuration file.
-pub(crate) fn limits(arguments: &Join, settings: &JoinConfig) -> Result<UplinkLimits, Failure> {
+pub(crate) fn limits(arguments: &Upload, settings: &UploadConfig) -> Result<UplinkLimits, Failure> {
     let per_day = arguments.upload_per_day.or(settings.upload_per_day_mib);
     let windows = match arguments.upload_at.as_slice() {
         [] => settings.upload_at.clone(),

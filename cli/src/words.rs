@@ -88,12 +88,16 @@ words! {
         "最多使用 {threads} 的 {percent} %。"
     }
     upload_today(used: &str, limit: &str) {
-        ", {used} of {limit} up today"
-        "，今日已上传 {used}／{limit}"
+        "{used} of {limit} up today"
+        "今日已上传 {used}／{limit}"
     }
     upload_rate(mbit: &str) {
-        ", at most {mbit} Mbit/s up now"
-        "，此时段上传最多 {mbit} Mbit/s"
+        "at most {mbit} Mbit/s up now"
+        "此时段上传最多 {mbit} Mbit/s"
+    }
+    and_also(more: &str) {
+        ", {more}"
+        "，{more}"
     }
     city_unreachable(address: &str, why: &str) {
         "The city cannot be reached at {address}: {why}. Trying on; Ctrl-C ends it."

@@ -4,7 +4,7 @@ use super::{ending, program, quoted, stop_flag};
 use crate::arguments::{City, Folder, Serve, TicketRole};
 use crate::context::{Context, block_on};
 use crate::exit::Failure;
-use crate::words;
+use crate::{upload_settings, words};
 use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddr};
 use suanli_host::control::{
@@ -70,10 +70,12 @@ async fn serve(context: &Context, arguments: Serve) -> Result<(), Failure> {
             "leave one of them out",
         ));
     }
+    let upload = upload_settings::limits(&arguments.upload, &settings.upload)?;
     let (_stopper, stop) = stop_flag(arguments.parent.stop_on_eof)?;
     let (ready, when_ready) = tokio::sync::oneshot::channel();
     let worker = Vec::new();
-    let options = CityOptions { folder, doors, worker, stop: stop.clone(), ready: Some(ready) };
+    let (stop_city, ready) = (stop.clone(), Some(ready));
+    let options = CityOptions { folder, doors, upload, worker, stop: stop_city, ready };
     let speaker = context.clone();
     tokio::spawn(async move {
         if let Ok(ready) = when_ready.await {

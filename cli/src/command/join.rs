@@ -37,7 +37,7 @@ async fn join(context: &Context, arguments: Join, ticket: Option<Ticket>) -> Res
     }
     let share_percent = arguments.share.or(settings.share).unwrap_or(100);
     let threads = arguments.threads.or(settings.threads);
-    let upload = upload_settings::limits(&arguments, settings)?;
+    let upload = upload_settings::limits(&arguments.upload, &settings.upload)?;
     let limits = Limits { share_percent, threads, upload };
     let program = std::env::current_exe().at("find", "this program")?;
     let (_stopper, stop) = stop_flag(arguments.parent.stop_on_eof)?;

@@ -182,13 +182,20 @@ pub(crate) fn event_text(language: Language, event: &StatusEvent) -> Option<Stri
 
 fn city_text(language: Language, city: &CityStatus) -> String {
     let mut text = format!(
-        "{} {} ({})\n  {}\n  {}\n\n",
+        "{} {} ({})\n  {}\n  {}\n",
         words::head_city(language),
         printable(&city.name),
         short(&city.city),
         city.addresses.join(", "),
         city.folder.display(),
     );
+    let upload = &city.upload;
+    let limits =
+        upload_words(language, upload.bytes_per_day, upload.bytes_per_s, upload.today_bytes);
+    for line in limits.into_iter().chain(upload.held.as_deref().map(printable)) {
+        text += &format!("  {line}\n");
+    }
+    text += "\n";
     if city.members.is_empty() {
         text += &(words::no_members(language) + "\n");
     } else {
@@ -261,15 +268,11 @@ fn family_text(language: Language, family: &FamilyStatus) -> String {
     let reason = family.reason.as_deref().map(|text| format!(" ({})", printable(text)));
     let job = family.job_name.as_deref().map_or("-".into(), printable);
     let limits = &family.limits;
-    let today = limits.upload_bytes_per_day.map(|limit| {
-        let used = show::bytes(limits.uploaded_today_bytes);
-        words::upload_today(language, &used, &show::bytes(limit))
-    });
-    let rate = limits.upload_bytes_per_s.map(|rate| {
-        let mbit = rate.saturating_mul(8) as f64 / 1e6;
-        words::upload_rate(language, &format!("{mbit:.1}"))
-    });
-    let limit: String = today.into_iter().chain(rate).collect();
+    let (today, rate) = (limits.upload_bytes_per_day, limits.upload_bytes_per_s);
+    let limit: String = upload_words(language, today, rate, limits.uploaded_today_bytes)
+        .iter()
+        .map(|part| words::and_also(language, part))
+        .collect();
     let lines = [
         format!(
             "{} {} ({})",
@@ -313,6 +316,22 @@ fn family_text(language: Language, family: &FamilyStatus) -> String {
     ];
     let link = family.link.as_ref().map(|link| super::network::link_words(language, link));
     lines.into_iter().chain(link).collect::<Vec<_>>().join("\n  ") + "\n"
+}
+
+/// The limits of upload that there are, in words.
+fn upload_words(
+    language: Language,
+    per_day: Option<u64>,
+    per_s: Option<u64>,
+    today: u64,
+) -> Vec<String> {
+    let today = per_day
+        .map(|limit| words::upload_today(language, &show::bytes(today), &show::bytes(limit)));
+    let rate = per_s.map(|rate| {
+        let mbit = rate.saturating_mul(8) as f64 / 1e6;
+        words::upload_rate(language, &format!("{mbit:.1}"))
+    });
+    today.into_iter().chain(rate).collect()
 }
 
 fn loss_text(job: &JobStatus) -> String {

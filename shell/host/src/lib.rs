@@ -18,6 +18,7 @@ mod packed;
 pub mod relay;
 mod trainable;
 pub mod trainer;
+mod uplink;
 
 /// The exit code of a process that a disk or another part of this machine stops in the middle.
 pub(crate) const EXIT_ENVIRONMENT: u8 = 6;

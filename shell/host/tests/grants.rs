@@ -9,12 +9,12 @@ use suanli_base::{NodeId, Time};
 use suanli_host::city;
 use suanli_host::control::{
     CityInit, CityOptions, CityReady, Client, ControlReply, ControlRequest, DoorOptions,
-    GrantOrder, Refusal, StopReason, Stopper,
+    GrantOrder, Refusal, StopReason, Stopper, UploadStatus,
 };
 use suanli_identity::{Access, AccessLine, Bounds, Prefix, Role, SecretKey};
 use suanli_link::connect;
 use suanli_link::reader::{Opened, ReadError, Reader};
-use suanli_rdpa::{Code, Failure, Hello, Level, Op, RegionName, Span, StageKind};
+use suanli_rdpa::{Code, Failure, Hello, Level, Op, RegionName, Span, StageKind, UplinkLimits};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -30,11 +30,17 @@ struct City {
 
 impl City {
     async fn start(folder: &Path) -> Self {
+        Self::sending(folder, UplinkLimits::default()).await
+    }
+
+    /// With its operator's limits of upload.
+    async fn sending(folder: &Path, upload: UplinkLimits) -> Self {
         let (stopper, stop) = Stopper::new();
         let (ready, when_ready) = oneshot::channel();
         let options = CityOptions {
             folder: folder.to_path_buf(),
             doors: DoorOptions { quic: false, ..DoorOptions::on("127.0.0.1:0".parse().unwrap()) },
+            upload,
             worker: vec![std::env::current_exe().unwrap().into_os_string()],
             stop,
             ready: Some(ready),
@@ -68,6 +74,21 @@ impl City {
             ControlReply::Revoked { epoch } => epoch,
             other => panic!("expected an epoch, found {other:?}"),
         }
+    }
+
+    async fn upload(&mut self) -> UploadStatus {
+        match self.client.call(&ControlRequest::Status).await.unwrap() {
+            ControlReply::City(status) => status.upload,
+            other => panic!("expected a city's status, found {other:?}"),
+        }
+    }
+
+    /// A guest that has opened the region "probe".
+    async fn guest(&mut self, seed: u8) -> (Reader, Opened) {
+        let line = self.grant(to(&key(seed))).await;
+        let mut reader = self.hello(&key(seed), line.access.to_bytes()).await.unwrap();
+        let opened = reader.open(probe()).await.unwrap();
+        (reader, opened)
     }
 
     async fn hello(&self, key: &SecretKey, grant: Vec<u8>) -> Result<Reader, ReadError> {
@@ -251,7 +272,8 @@ async fn revoking_ends_a_read_half_way_and_outlives_a_restart() {
     let (_stopper, stop) = Stopper::new();
     let doors = DoorOptions { quic: false, ..DoorOptions::on("127.0.0.1:0".parse().unwrap()) };
     let worker = vec![std::env::current_exe().unwrap().into_os_string()];
-    let options = CityOptions { folder, doors, worker, stop, ready: None };
+    let upload = UplinkLimits::default();
+    let options = CityOptions { folder, doors, upload, worker, stop, ready: None };
     let refusal = city::serve(options).await.unwrap_err();
     assert!(refusal.to_string().contains("grants"), "{refusal}");
 }
@@ -310,5 +332,56 @@ async fn a_rate_holds_over_two_connections_together() {
     // 8 MiB at 2 MiB a second, of which one second's were there at the beginning.
     let took = begun.elapsed();
     assert!((2_900..20_000).contains(&took.as_millis()), "{took:?}");
+    city.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operators_rate_is_one_for_all_and_shared_in_turn() {
+    let (_root, folder) = founded("rate");
+    let rate = 2_000_000;
+    let upload = UplinkLimits { bytes_per_s: rate, ..UplinkLimits::default() };
+    let mut city = City::sending(&folder, upload).await;
+    let (mut first, opened) = city.guest(1).await;
+    let (mut second, same) = city.guest(2).await;
+    let begun = Instant::now();
+    let read = async |reader: &mut Reader, opened: &Opened| {
+        mebibyte(reader, opened, 0).await.unwrap();
+        begun.elapsed().as_secs_f64()
+    };
+    let (one, two) = tokio::join!(read(&mut first, &opened), read(&mut second, &same));
+    let told = city.upload().await;
+    assert_eq!((told.bytes_per_s, told.bytes_per_day), (Some(rate), None));
+    let (sent, longest) = (told.today_bytes as f64, one.max(two));
+    assert!(sent >= 2.0 * MIB as f64, "{told:?}");
+    // One frame may go ahead of the rate.
+    let frame = 100e3;
+    assert!(sent - frame <= longest * rate as f64, "{sent} bytes in {longest:.2} s");
+    assert!(one.min(two) > 0.8 * longest, "one waited for the other: {one:.2} s and {two:.2} s");
+    first.close().await;
+    second.close().await;
+    city.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_a_day_of_a_city_hold_over_a_restart_and_control_goes_on() {
+    let (_root, folder) = founded("day");
+    let limit = 3 * MIB as u64 / 2;
+    let upload = UplinkLimits { bytes_per_day: limit, ..UplinkLimits::default() };
+    let mut city = City::sending(&folder, upload.clone()).await;
+    let (mut reader, opened) = city.guest(1).await;
+    mebibyte(&mut reader, &opened, 0).await.unwrap();
+    let moment = Duration::from_millis(300);
+    let more = tokio::time::timeout(moment, mebibyte(&mut reader, &opened, 1)).await;
+    assert!(more.is_err(), "the day is used up half way");
+    reader.ask(Op::Stat { region: None }).await.unwrap();
+    let told = city.upload().await;
+    assert!(told.today_bytes <= limit && told.held.is_some(), "{told:?}");
+    drop(reader);
+    city.stop().await;
+
+    let mut city = City::sending(&folder, upload).await;
+    assert_eq!(city.upload().await.today_bytes, told.today_bytes);
+    city.stop().await;
+    let city = City::sending(&folder, UplinkLimits::default()).await;
     city.stop().await;
 }

@@ -77,6 +77,7 @@ async fn start_city_with(folder: &Path, doors: DoorOptions) -> (Running, CityRea
     let options = CityOptions {
         folder: folder.to_path_buf(),
         doors,
+        upload: UplinkLimits::default(),
         worker: program(),
         stop,
         ready: Some(ready),

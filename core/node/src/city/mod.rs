@@ -243,6 +243,24 @@ impl CityNode {
         self.conns.get_mut(&conn)?.session.poll_transmit(now)
     }
 
+    /// The next control frame for a connection: for a host that holds bulk back by its operator's
+    /// limits.
+    pub fn poll_control(&mut self, conn: ConnId) -> Option<Frame> {
+        let now = self.now;
+        self.conns.get_mut(&conn)?.session.poll_control(now)
+    }
+
+    /// The length on the wire of the next bulk frame for a connection.
+    pub fn bulk_waiting(&mut self, conn: ConnId) -> Option<usize> {
+        self.conns.get_mut(&conn)?.session.bulk_waiting()
+    }
+
+    /// The next bulk frame for a connection.
+    pub fn poll_bulk(&mut self, conn: ConnId) -> Option<Frame> {
+        let now = self.now;
+        self.conns.get_mut(&conn)?.session.poll_bulk(now)
+    }
+
     /// The connections that are up.
     pub fn connections(&self) -> impl Iterator<Item = (ConnId, NodeId)> + '_ {
         self.conns.iter().map(|(id, conn)| (*id, conn.peer))

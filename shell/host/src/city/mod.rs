@@ -10,6 +10,7 @@ mod operator;
 mod status;
 mod told;
 mod traffic;
+mod turns;
 
 pub(crate) use files::Files;
 
@@ -19,6 +20,7 @@ use crate::control::{
     RefusalClass, Stop,
 };
 use crate::net::{self, Wire, WireEvent};
+use crate::uplink::Uplink;
 use doors::Doors;
 use files::Bulk;
 use serde::{Deserialize, Serialize};
@@ -113,6 +115,7 @@ pub async fn serve(options: CityOptions) -> Result<(), Refusal> {
     let mut node = CityNode::new(key.clone(), Limits::reliable(), state, contents, clock.now());
     node.keep_books(books::load(&files)?);
     let traffic = Ledger::open(&folder, node.state());
+    let uplink = Uplink::of_node(&folder, options.upload, clock)?;
     let (done_out, done) = mpsc::unbounded_channel();
     let (wires, wire_events) = mpsc::channel(1024);
     net::listen(doors.all(), &wires);
@@ -134,6 +137,8 @@ pub async fn serve(options: CityOptions) -> Result<(), Refusal> {
         control,
         wires: BTreeMap::new(),
         traffic,
+        uplink,
+        turn: ConnId(0),
         told: Told::default(),
         described: BTreeSet::new(),
         addresses: doors.for_tickets(),
@@ -239,6 +244,10 @@ struct Process {
     control: ControlServer,
     wires: BTreeMap<ConnId, (NodeId, Wire)>,
     traffic: Ledger,
+    /// The operator's limits of upload.
+    uplink: Uplink,
+    /// The connection whose bulk goes first.
+    turn: ConnId,
     told: Told,
     /// Jobs whose tensors the node was told of, or has none to be told of.
     described: BTreeSet<JobId>,
@@ -266,7 +275,9 @@ impl Process {
             if let Some(ended) = self.ended.take() {
                 return ended;
             }
-            let (clock, wake) = (self.clock, self.node.poll_timeout());
+            let clock = self.clock;
+            let wake = self.node.poll_timeout();
+            let wake = self.uplink.wake().map_or(wake, |held| held.min(wake));
             tokio::select! {
                 event = wires.recv() => if let Some(event) = event { self.wire_event(event)?; },
                 Some(done) = done.recv() => self.input(Input::Done(done))?,
@@ -383,15 +394,6 @@ impl Process {
             Source::Content(_) => traffic.shards += u64::from(length),
             Source::Blob(blob) if theta(blob) => traffic.theta += u64::from(length),
             _ => {}
-        }
-    }
-
-    fn transmit(&mut self) {
-        for (conn, (_, wire)) in &mut self.wires {
-            while wire.has_room() {
-                let Some(frame) = self.node.poll_transmit(*conn) else { break };
-                wire.send(frame);
-            }
         }
     }
 

@@ -29,6 +29,7 @@ impl Process {
             log_entries: self.log.chain().next_seq(),
             members: self.members(),
             jobs: self.jobs(),
+            upload: self.uplink.status(),
         }
     }
 

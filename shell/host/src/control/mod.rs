@@ -33,6 +33,6 @@ pub use socket::SOCKET_NAME;
 pub use status::{
     CityStatus, ContributionStatus, FamilyState, FamilyStatus, JobState, JobStatus,
     LOSS_POINTS_MAX, LimitsStatus, LinkStatus, LossPoint, MemberState, MemberStatus, TrafficStatus,
-    thin_losses,
+    UploadStatus, thin_losses,
 };
 pub use stop::{Stop, StopReason, Stopper, stop_on_signals};

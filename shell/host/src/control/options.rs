@@ -28,6 +28,8 @@ pub struct CityOptions {
     pub folder: PathBuf,
     /// How others reach it.
     pub doors: DoorOptions,
+    /// How fast bulk goes to all members and guests together, by the hour, and how much a day.
+    pub upload: UplinkLimits,
     /// The program that runs as the worker process, and its arguments; empty: this one's `worker`.
     pub worker: Vec<std::ffi::OsString>,
     /// Ends the loop cleanly.

@@ -29,6 +29,22 @@ pub struct CityStatus {
     pub members: Vec<MemberStatus>,
     /// Every job, oldest first.
     pub jobs: Vec<JobStatus>,
+    /// The limits of what it sends.
+    pub upload: UploadStatus,
+}
+
+/// The limits that an operator set to what a node sends, and how far they are used.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UploadStatus {
+    /// Bytes of bulk it may send a day.
+    pub bytes_per_day: Option<u64>,
+    /// Bytes of bulk a second it may send at this hour.
+    pub bytes_per_s: Option<u64>,
+    /// Bytes of bulk it sent today.
+    pub today_bytes: u64,
+    /// Why bulk is held back now, for more than a moment.
+    pub held: Option<String>,
 }
 
 /// One family as its city sees it.

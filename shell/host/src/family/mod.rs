@@ -5,7 +5,6 @@ mod bulk;
 pub(crate) mod frozen;
 mod keep;
 pub(crate) mod settings;
-mod uplink;
 
 use crate::clock::Clock;
 use crate::control::{
@@ -14,6 +13,7 @@ use crate::control::{
     RefusalClass, Stop,
 };
 use crate::net::{self, Wire, WireEvent};
+use crate::uplink::Uplink;
 use bulk::{Bulk, Program, Shared};
 use frozen::Frozen;
 use keep::Keep;
@@ -28,7 +28,6 @@ use suanli_node::family::{Done, FamilyNode, Input, Output, Owner, Setup, Work};
 use suanli_rdpa::Limits;
 use suanli_store::FolderLock;
 use tokio::sync::{mpsc, oneshot};
-use uplink::{Uplink, UplinkFault};
 
 /// How long after a lost link the next attempt waits: this at first, doubled up to the most.
 const REDIAL_FIRST: Duration = Duration::from_millis(200);
@@ -59,18 +58,7 @@ pub async fn run(options: FamilyOptions) -> Result<(), Refusal> {
         error => environment(&error),
     })?;
     let clock = Clock::start();
-    let uplink = Uplink::open(&options.folder, options.limits.upload.clone(), clock);
-    let uplink = uplink.map_err(|fault| match fault {
-        UplinkFault::Limits(error) => {
-            let next = "correct --upload-at, or upload_at in the configuration file";
-            Refusal::new(RefusalClass::Usage, error.to_string(), next)
-        }
-        UplinkFault::Damaged { .. } => {
-            let next = "remove it: then this day's upload is counted from nothing";
-            Refusal::new(RefusalClass::Corrupt, fault.to_string(), next)
-        }
-        fault => environment(&fault),
-    })?;
+    let uplink = Uplink::of_node(&options.folder, options.limits.upload.clone(), clock)?;
     let setup = Setup {
         key: key.clone(),
         city: settings.city,
@@ -482,11 +470,11 @@ impl Agent {
         };
         let spec = worker.job.and_then(|job| self.node.spec(job));
         let (up, down) = self.wire.as_ref().map_or((0, 0), Wire::bytes);
-        let (upload_bytes_per_day, upload_bytes_per_s, uploaded_today_bytes) = self.uplink.told();
+        let upload = self.uplink.status();
         let limits = LimitsStatus {
-            upload_bytes_per_day,
-            upload_bytes_per_s,
-            uploaded_today_bytes,
+            upload_bytes_per_day: upload.bytes_per_day,
+            upload_bytes_per_s: upload.bytes_per_s,
+            uploaded_today_bytes: upload.today_bytes,
             ..self.limits
         };
         FamilyStatus {
@@ -499,7 +487,7 @@ impl Agent {
             address: self.address(),
             link: self.link_status(),
             state,
-            reason: self.reason.clone().or_else(|| self.uplink.why_held()),
+            reason: self.reason.clone().or(upload.held),
             job: worker.job.map(|job| job.to_string()),
             job_name: spec.map(|spec| spec.name.clone()),
             round: lease.map_or(worker.version.0, |lease| lease.base.0),

@@ -5,6 +5,7 @@
 //! wire; control frames, heart-beats among them, go always and are not counted.
 
 use crate::clock::Clock;
+use crate::control::{Refusal, RefusalClass, UploadStatus};
 use chrono::{Datelike as _, Timelike as _};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ const LOOK_AGAIN: suanli_base::Duration = suanli_base::Duration(60_000);
 
 /// The owner's limits at work.
 #[derive(Debug)]
-pub(super) struct Uplink {
+pub(crate) struct Uplink {
     books: Books,
     limits: UplinkLimits,
     clock: Clock,
@@ -32,7 +33,7 @@ pub(super) struct Uplink {
 
 /// The limits cannot be kept.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum UplinkFault {
+enum UplinkFault {
     #[error(transparent)]
     Limits(#[from] UplinkError),
     #[error("{}: {source}", path.display())]
@@ -50,26 +51,56 @@ struct File {
     used_bytes: u64,
 }
 
+impl From<UplinkFault> for Refusal {
+    fn from(fault: UplinkFault) -> Self {
+        let (class, next) = match fault {
+            UplinkFault::Limits(_) => {
+                let next = "correct --upload-at, or upload_at in the configuration file";
+                (RefusalClass::Usage, next)
+            }
+            UplinkFault::Damaged { .. } => {
+                let next = "remove it: then this day's upload is counted from nothing";
+                (RefusalClass::Corrupt, next)
+            }
+            UplinkFault::Unread { .. } => (RefusalClass::Environment, ""),
+        };
+        Self::new(class, fault.to_string(), next)
+    }
+}
+
 impl Uplink {
-    pub(super) fn open(
+    /// The limits of the node whose data folder this is.
+    ///
+    /// # Errors
+    /// [`Refusal`] for limits that contradict themselves and for books that cannot be read.
+    pub(crate) fn of_node(
         folder: &Path,
         limits: UplinkLimits,
         clock: Clock,
-    ) -> Result<Self, UplinkFault> {
+    ) -> Result<Self, Refusal> {
+        Ok(Self::open(folder, limits, clock)?)
+    }
+
+    fn open(folder: &Path, limits: UplinkLimits, clock: Clock) -> Result<Self, UplinkFault> {
         let saved = read(&folder.join(FILE))?;
         let books = Books::new(limits.clone(), saved, clock.now(), local())?;
         let (disk, saved_at) = (RealDisk::new(folder), Instant::now());
         Ok(Self { books, limits, clock, disk, saved, saved_at, held: None })
     }
 
+    /// Whether there is any limit at all.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.limits != UplinkLimits::default()
+    }
+
     /// Whether so many bytes of bulk may go now.
-    pub(super) fn may_send(&mut self, bytes: u64) -> bool {
+    pub(crate) fn may_send(&mut self, bytes: u64) -> bool {
         self.held = self.books.may_send(self.clock.now(), local(), bytes).err();
         self.held.is_none()
     }
 
     /// Books what goes now.
-    pub(super) fn sent(&mut self, bytes: u64) {
+    pub(crate) fn sent(&mut self, bytes: u64) {
         self.books.sent(self.clock.now(), local(), bytes);
         if self.saved_at.elapsed() >= SAVE_EVERY {
             self.save();
@@ -77,39 +108,43 @@ impl Uplink {
     }
 
     /// Nothing waits.
-    pub(super) const fn idle(&mut self) {
+    pub(crate) const fn idle(&mut self) {
         self.held = None;
     }
 
     /// When to ask again for what is held back.
-    pub(super) fn wake(&self) -> Option<Time> {
+    pub(crate) fn wake(&self) -> Option<Time> {
         let soon = self.clock.now().after(LOOK_AGAIN);
         self.held.map(|wait| wait.until.map_or(soon, |until| until.min(soon)))
     }
 
     /// Why bulk is held back for more than a moment.
-    pub(super) fn why_held(&self) -> Option<String> {
+    pub(crate) fn why_held(&self) -> Option<String> {
         let wait = self.held?;
         let long = wait.until.is_none_or(|until| until.since(self.clock.now()) >= LOOK_AGAIN);
         long.then(|| wait.to_string())
     }
 
     /// Bytes of bulk that may still go on this day.
-    pub(super) fn left(&mut self) -> u64 {
+    pub(crate) fn left(&mut self) -> u64 {
         self.books.left(self.clock.now(), local())
     }
 
-    /// Bytes a day and bytes a second of this hour, where there are limits; bytes of this day.
-    pub(super) fn told(&self) -> (Option<u64>, Option<u64>, u64) {
+    /// The limits of this hour and how far they are used.
+    pub(crate) fn status(&self) -> UploadStatus {
         let now = local();
         let bounded = |bytes: u64| (bytes != u64::MAX).then_some(bytes);
         let today = self.books.today();
-        let used = if today.day == now.day { today.used } else { 0 };
-        (bounded(self.limits.bytes_per_day), bounded(self.limits.rate_at(now.minute)), used)
+        UploadStatus {
+            bytes_per_day: bounded(self.limits.bytes_per_day),
+            bytes_per_s: bounded(self.limits.rate_at(now.minute)),
+            today_bytes: if today.day == now.day { today.used } else { 0 },
+            held: self.why_held(),
+        }
     }
 
     /// Writes down what went. What cannot be written is said, and goes on to be counted.
-    pub(super) fn save(&mut self) {
+    pub(crate) fn save(&mut self) {
         self.saved_at = Instant::now();
         let today = self.books.today();
         if today == self.saved {
@@ -181,7 +216,12 @@ mod tests {
         uplink.sent(9_000);
         drop(uplink);
         let mut uplink = open();
-        assert_eq!((uplink.left(), uplink.told()), (1_000, (Some(10_000), None, 9_000)));
+        let told = uplink.status();
+        assert_eq!(
+            (uplink.left(), told.bytes_per_day, told.bytes_per_s),
+            (1_000, Some(10_000), None)
+        );
+        assert_eq!(told.today_bytes, 9_000);
         assert!(!uplink.may_send(1_001));
         let why = uplink.why_held().unwrap();
         assert!(why.contains("9000 of 10000 bytes"), "{why}");
