@@ -17,14 +17,19 @@ use suanli_rdpa::Frame;
 use suanli_store::{KeyError, create_key, load_key};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 /// Frames between the loop and a link's writer: enough to keep a socket busy, few enough that a
 /// heart-beat is not long behind bulk.
 const FRAMES_WAITING_MAX: usize = 16;
+/// How often a link is asked whether bytes of a frame have come: well within the time after which a
+/// peer counts as silent.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
 /// How long reaching a city may take.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One link.
+#[derive(Debug)]
 pub(crate) struct Wire {
     link: u64,
     peer: NodeId,
@@ -37,6 +42,7 @@ pub(crate) struct Wire {
 }
 
 /// What happens to links.
+#[derive(Debug)]
 pub(crate) enum WireEvent {
     /// A link is up.
     Up { wire: Wire, how: Option<Report> },
@@ -44,6 +50,8 @@ pub(crate) enum WireEvent {
     Refused { why: Refusal },
     /// A frame came.
     Frame { link: u64, frame: Frame },
+    /// Bytes of a frame are coming, and not yet all of it.
+    Arriving { link: u64 },
     /// A link takes frames again.
     Room,
     /// A link is gone.
@@ -244,8 +252,19 @@ async fn announce(link: u64, wire: Link, how: Option<Report>, events: mpsc::Send
 }
 
 async fn read(link: u64, mut reader: FrameReader, events: mpsc::Sender<WireEvent>) {
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let why = loop {
-        match reader.next().await {
+        let frame = tokio::select! {
+            frame = reader.next() => frame,
+            _ = look.tick() => {
+                if reader.is_arriving() && events.send(WireEvent::Arriving { link }).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+        };
+        match frame {
             Ok(Some(frame)) => {
                 if events.send(WireEvent::Frame { link, frame }).await.is_err() {
                     return;
@@ -314,4 +333,40 @@ pub(crate) fn key_of(path: &Path) -> Result<SecretKey, Refusal> {
 pub(crate) fn entropy() -> u64 {
     let bytes = suanli_store::draw().expect("the system gives entropy");
     u64::from_le_bytes(*bytes.first_chunk().expect("32 bytes hold eight"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use suanli_link::{LinkLimits, connect};
+    use suanli_rdpa::{Direction, Header, Opcode};
+    use tokio::io::AsyncWriteExt as _;
+
+    #[tokio::test]
+    async fn a_frame_that_comes_piece_by_piece_is_told_of_before_it_is_there() {
+        let [ours, theirs] = [1, 2].map(|seed| SecretKey::from_seed(&[seed; 32]));
+        let any = "127.0.0.1:0".parse().unwrap();
+        let listener = Listener::bind(any, &ours, LinkLimits::default()).await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (here, there) = tokio::join!(
+            async { listener.accept().await.unwrap().handshake().await.unwrap() },
+            async { connect(&address, &theirs, ours.node(), DIAL_TIMEOUT).await.unwrap() },
+        );
+        let (events, mut told) = mpsc::channel(4);
+        announce(7, here, None, events).await;
+        let Some(WireEvent::Up { wire: _wire, .. }) = told.recv().await else { panic!("no link") };
+        let header = Header::new(Opcode::Send, Direction::Request, 1);
+        let frame = Frame::new(header, vec![1; 20_000].into());
+        let bytes = [&frame.header_bytes()[..], frame.payload()].concat();
+        let (first, rest) = bytes.split_at(9_000);
+        let mut lane = there.into_lanes().remove(0);
+        lane.writer.write_all(first).await.unwrap();
+        lane.writer.flush().await.unwrap();
+        let next = tokio::time::timeout(2 * LOOK_EVERY, told.recv()).await.unwrap();
+        assert!(matches!(next, Some(WireEvent::Arriving { link: 7 })), "{next:?}");
+        lane.writer.write_all(rest).await.unwrap();
+        lane.writer.flush().await.unwrap();
+        let next = told.recv().await;
+        assert!(matches!(next, Some(WireEvent::Frame { link: 7, .. })), "{next:?}");
+    }
 }

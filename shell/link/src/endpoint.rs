@@ -9,8 +9,8 @@
 //! was asked for, has the length it must have, and matches its hash unless the caller trusts the
 //! holder; a caller that stops waiting leaves the stream in step.
 
+use crate::Ended;
 use crate::lane::Lane;
-use crate::pump::Ended;
 use crate::{Link, LinkError, Remote};
 use bytes::{Buf as _, Bytes, BytesMut};
 use std::collections::VecDeque;

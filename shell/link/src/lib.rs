@@ -14,6 +14,7 @@ mod counted;
 pub mod dial;
 #[cfg(all(feature = "emulator", target_os = "linux"))]
 pub mod emulator;
+mod ended;
 pub mod endpoint;
 mod error;
 mod frames;
@@ -23,7 +24,6 @@ mod lane;
 mod link;
 mod listener;
 mod plain;
-pub mod pump;
 #[cfg(feature = "iroh")]
 pub mod quic;
 pub mod reader;
@@ -34,6 +34,7 @@ mod tcp;
 mod way;
 
 pub use counted::Counters;
+pub use ended::Ended;
 pub use error::{LinkError, RelayFault};
 pub use frames::{FrameReader, FrameWriter};
 pub use lane::{Lane, LaneReader, LaneWriter};

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use suanli_base::Random;
 use suanli_identity::{Role, SecretKey};
+use suanli_link::Ended;
 use suanli_link::holder::{Holder, HolderLimits, OpenDoor, serve};
-use suanli_link::pump::Ended;
 use suanli_link::reader::Reader;
 use suanli_link::{Lane, Link, LinkError, LinkLimits, Listener, connect};
 use suanli_rdpa::{

@@ -1,4 +1,4 @@
-//! TCP with TLS on loopback, and the pumps: real sockets, each test bounded in time. What every kind
+//! TCP with TLS on loopback, and sessions over it: real sockets, each test bounded in time. What every kind
 //! of link must do stands in `every_kind.rs`.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
@@ -9,15 +9,14 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use suanli_base::{Fault, Time};
 use suanli_identity::{Role, SecretKey};
-use suanli_link::pump::{Command, Ended, carry, drive};
-use suanli_link::{Link, LinkError, LinkLimits, Listener, connect};
+use suanli_link::endpoint::Endpoint;
+use suanli_link::{Ended, Link, LinkError, LinkLimits, Listener, connect};
 use suanli_rdpa::{
     Answer, Direction, Event, Frame, Header, Hello, Limits, Op, Opcode, PeerLimits, Reply, Request,
     Session, Side, Welcome,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -156,66 +155,55 @@ fn one_address_does_not_take_every_place() {
     });
 }
 
-fn clock() -> impl Fn() -> Time + Clone {
-    let start = Instant::now();
-    move || Time(u64::try_from(start.elapsed().as_millis()).unwrap())
-}
-
-/// A city that welcomes everybody and takes every message.
-fn serve(now: Time, session: &mut Session, event: Event) -> Option<Event> {
-    let Event::Request { token, request } = event else { return Some(event) };
-    let reply = match request {
-        Request::Hello(_) => {
-            let limits = PeerLimits { requests_max: 64, bulk_window_bytes: 1 << 20 };
-            Reply::Welcome(Welcome { version: 2, limits, time: now })
-        }
-        Request::Send { .. } => Reply::Delivered,
-        other => panic!("{other:?}"),
-    };
-    session.respond(now, token, reply);
-    None
+/// A city that welcomes everybody and takes every message, until the connection ends.
+async fn serve(link: Link) -> Ended {
+    let session = Session::new(Side::Accepting, Time(0), Limits::reliable(), 1);
+    let mut endpoint = Endpoint::new(link, session);
+    loop {
+        let event = match endpoint.next(&mut ()).await {
+            Ok(event) => event,
+            Err(ended) => return ended,
+        };
+        let Event::Request { token, request } = event else { panic!("{event:?}") };
+        let (now, session) = endpoint.at();
+        let reply = match request {
+            Request::Hello(_) => {
+                let limits = PeerLimits { requests_max: 64, bulk_window_bytes: 1 << 20 };
+                Reply::Welcome(Welcome { version: 2, limits, time: now })
+            }
+            Request::Send { .. } => Reply::Delivered,
+            other => panic!("{other:?}"),
+        };
+        session.respond(now, token, reply);
+    }
 }
 
 #[test]
-fn two_driven_sessions_exchange_messages_and_end_cleanly() {
+fn two_sessions_exchange_messages_and_end_cleanly() {
     run(async {
         let (client, server) = pair().await;
-        let limits = Limits::reliable();
-        let (_server_commands, server_inbox) = mpsc::channel::<Command>(4);
-        let (server_events, _server_outbox) = mpsc::channel(4);
-        let session = Session::new(Side::Accepting, Time(0), limits, 1);
-        let city =
-            tokio::spawn(drive(server, session, clock(), serve, server_inbox, server_events));
-        let (commands, inbox) = mpsc::channel::<Command>(4);
-        let (events, mut outbox) = mpsc::channel(1);
-        let session = Session::new(Side::Connecting, Time(0), limits, 2);
-        let family =
-            tokio::spawn(drive(client, session, clock(), |_, _, e| Some(e), inbox, events));
-        let hello = |now: Time, session: &mut Session| {
-            session.request(now, Op::Hello(Hello::new(Role::Join, vec![]))).unwrap();
-        };
-        commands.send(Box::new(hello)).await.unwrap();
-        let first = outbox.recv().await.unwrap();
+        let city = tokio::spawn(serve(server));
+        let session = Session::new(Side::Connecting, Time(0), Limits::reliable(), 2);
+        let mut family = Endpoint::new(client, session);
+        let (now, session) = family.at();
+        session.request(now, Op::Hello(Hello::new(Role::Join, vec![]))).unwrap();
+        let first = family.next(&mut ()).await.unwrap();
         assert!(matches!(first, Event::Answered { answer: Answer::Welcome(_), .. }), "{first:?}");
-        // More answers than the events' channel holds: the pump waits, and goes on.
-        let burst = |now: Time, session: &mut Session| {
-            for _ in 0..20 {
-                session.request(now, Op::Send { bytes: Bytes::from_static(b"x") }).unwrap();
-            }
-        };
-        commands.send(Box::new(burst)).await.unwrap();
+        let (now, session) = family.at();
         for _ in 0..20 {
-            let event = outbox.recv().await.unwrap();
+            session.request(now, Op::Send { bytes: Bytes::from_static(b"x") }).unwrap();
+        }
+        for _ in 0..20 {
+            let event = family.next(&mut ()).await.unwrap();
             assert!(matches!(event, Event::Answered { answer: Answer::Delivered, .. }));
         }
-        drop(commands);
-        assert!(matches!(family.await.unwrap(), Ended::ByUs));
+        family.close().await;
         assert!(matches!(city.await.unwrap(), Ended::ByPeer));
     });
 }
 
 #[test]
-fn a_driven_session_ends_when_its_peer_falls_silent() {
+fn a_session_ends_when_its_peer_falls_silent() {
     run(async {
         let (client, server) = pair().await;
         let limits = Limits {
@@ -223,39 +211,39 @@ fn a_driven_session_ends_when_its_peer_falls_silent() {
             ping_every: suanli_base::Duration(50),
             ..Limits::reliable()
         };
-        let (_commands, inbox) = mpsc::channel::<Command>(1);
-        let (events, _outbox) = mpsc::channel(1);
         let session = Session::new(Side::Connecting, Time(0), limits, 2);
-        let ended = drive(client, session, clock(), |_, _, e| Some(e), inbox, events).await;
+        let ended = Endpoint::new(client, session).next(&mut ()).await.unwrap_err();
         assert!(matches!(ended, Ended::Silent), "{ended:?}");
         drop(server);
     });
 }
 
 #[test]
-fn bare_frames_are_carried_both_ways_while_the_reader_sets_the_pace() {
+fn frames_come_whole_and_in_order_while_the_reader_sets_the_pace() {
     run(async {
         let (client, server) = pair().await;
-        let (client_in, mut client_arrived) = mpsc::channel(1);
-        let (client_departs, client_out) = mpsc::channel(4);
-        let (server_in, mut server_arrived) = mpsc::channel(1);
-        let (server_departs, server_out) = mpsc::channel(4);
-        let one = tokio::spawn(carry(client, client_in, client_out));
-        let two = tokio::spawn(carry(server, server_in, server_out));
+        let (mut answers, mut writer) = client.split();
+        let (mut reader, mut answering) = server.split();
         let count = 300;
         let sender = tokio::spawn(async move {
             for number in 0..count {
-                client_departs.send(frame(number, 20_000)).await.unwrap();
+                writer.push(&frame(number, 20_000));
+                if writer.is_full() {
+                    writer.flush().await.unwrap();
+                }
             }
-            client_departs
+            writer.close().await.unwrap();
         });
-        server_departs.send(frame(7, 10)).await.unwrap();
-        assert_eq!(client_arrived.recv().await, Some(frame(7, 10)));
+        answering.push(&frame(7, 10));
+        answering.flush().await.unwrap();
+        assert_eq!(answers.next().await.unwrap(), Some(frame(7, 10)));
         for number in 0..count {
-            assert_eq!(server_arrived.recv().await, Some(frame(number, 20_000)));
+            if number % 50 == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            assert_eq!(reader.next().await.unwrap(), Some(frame(number, 20_000)));
         }
-        drop(sender.await.unwrap());
-        assert!(matches!(one.await.unwrap(), Ended::ByUs));
-        assert!(matches!(two.await.unwrap(), Ended::ByPeer));
+        assert_eq!(reader.next().await.unwrap(), None);
+        sender.await.unwrap();
     });
 }

@@ -221,6 +221,11 @@ impl CityNode {
         match input {
             Input::Opened { conn, peer, from, seed } => self.open(conn, (peer, from), seed),
             Input::Frame { conn, frame } => self.frame(conn, frame),
+            Input::Arriving { conn } => {
+                if let Some(conn) = self.conns.get_mut(&conn) {
+                    conn.session.arriving(self.now);
+                }
+            }
             Input::Closed { conn } => self.closed(conn),
             Input::Tick => self.tick(),
             Input::Durable => self.durable()?,

@@ -68,6 +68,11 @@ pub enum Input {
         /// What.
         frame: Frame,
     },
+    /// Bytes of a frame are coming that is not there yet: on a slow line the peer is not silent.
+    Arriving {
+        /// From where.
+        conn: ConnId,
+    },
     /// A link is gone.
     Closed {
         /// Which.

@@ -155,6 +155,11 @@ impl FamilyNode {
             Input::Linked { seed } => self.linked(seed),
             Input::LinkLost => self.link_lost(),
             Input::Frame(frame) => self.frame(frame),
+            Input::Arriving => {
+                if let Some(session) = self.session.as_mut() {
+                    session.arriving(now);
+                }
+            }
             Input::Tick => self.tick(),
             Input::Done(done) => self.done(done),
             Input::UplinkLeft(bytes) => self.uplink_left = bytes,

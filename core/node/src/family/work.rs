@@ -18,6 +18,8 @@ pub enum Input {
     LinkLost,
     /// A frame came.
     Frame(Frame),
+    /// Bytes of a frame are coming that is not there yet: on a slow line the city is not silent.
+    Arriving,
     /// Time went by.
     Tick,
     /// Work is done.

@@ -1,8 +1,8 @@
-//! Those who have proven a key and say nothing.
+//! Those who have proven a key and say nothing, or take long to say it.
 
 use crate::town::{Town, key};
 use suanli_identity::Role;
-use suanli_node::city::ConnId;
+use suanli_node::city::{ConnId, Input};
 
 /// As many as a city has up at once.
 const CONNECTIONS_MAX: u64 = 4096;
@@ -36,4 +36,24 @@ fn a_member_that_connects_again_and_again_ends_its_own_connections() {
     let closed: Vec<ConnId> = town.closed.iter().map(|(conn, _)| *conn).collect();
     assert_eq!(closed, all[..2]);
     assert!(town.city.is_member(other) && town.city.is_member(all[65]));
+}
+
+#[test]
+fn a_member_whose_chunk_takes_minutes_is_not_silent_and_one_that_says_nothing_is() {
+    // A chunk of 256 KiB at 100 kbit/s takes 21 seconds, in which its line carries nothing else.
+    let mut town = Town::new();
+    let slow = town.member(1, Role::Join);
+    let gone = town.member(2, Role::Join);
+    let arriving = |town: &mut Town| {
+        town.now.0 += 3_000;
+        town.input(Input::Arriving { conn: slow });
+        town.input(Input::Tick);
+    };
+    (0..6).for_each(|_| arriving(&mut town));
+    assert_eq!(town.closed.drain(..).map(|(conn, _)| conn).collect::<Vec<_>>(), [gone]);
+    (0..90).for_each(|_| arriving(&mut town));
+    assert!(town.closed.is_empty() && town.city.is_member(slow));
+    // One frame is not waited for without end.
+    (0..10).for_each(|_| arriving(&mut town));
+    assert_eq!(town.closed.len(), 1);
 }

@@ -113,6 +113,16 @@ impl City {
         self.exchange();
     }
 
+    /// Three seconds in which some bytes of a frame come, or nothing does.
+    pub(crate) fn slow(&mut self, arriving: bool) {
+        self.now.0 += 3_000;
+        if arriving {
+            self.family.handle(self.now, Input::Arriving);
+        }
+        self.family.handle(self.now, Input::Tick);
+        self.outputs.extend(core::iter::from_fn(|| self.family.poll_output()));
+    }
+
     /// The host did what was asked.
     pub(crate) fn done(&mut self, done: Done) {
         self.family.handle(self.now, Input::Done(done));

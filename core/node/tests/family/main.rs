@@ -146,3 +146,15 @@ fn a_family_that_reads_a_version_for_too_long_opens_the_newest_by_itself() {
     let installs = |output: &Output| matches!(output, Output::Work(Work::Install { .. }));
     assert!(outputs.iter().any(installs), "{outputs:?}");
 }
+
+#[test]
+fn a_city_whose_chunk_takes_a_minute_is_waited_for_and_a_silent_one_is_left() {
+    let hangs_up = |city: &mut City| {
+        city.outputs().iter().any(|output| matches!(output, Output::Hangup { .. }))
+    };
+    let mut city = City::new(1 << 30);
+    (0..20).for_each(|_| city.slow(true));
+    assert!(!hangs_up(&mut city));
+    (0..6).for_each(|_| city.slow(false));
+    assert!(hangs_up(&mut city));
+}

@@ -434,6 +434,7 @@ impl Process {
                 }
                 Ok(())
             }
+            WireEvent::Arriving { link } => self.input(Input::Arriving { conn: ConnId(link) }),
             WireEvent::Room => {
                 self.transmit();
                 Ok(())

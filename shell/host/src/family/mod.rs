@@ -402,6 +402,11 @@ impl Agent {
                     self.input(Input::Frame(frame));
                 }
             }
+            WireEvent::Arriving { link } => {
+                if self.wire.as_ref().is_some_and(|wire| wire.link() == link) {
+                    self.input(Input::Arriving);
+                }
+            }
             WireEvent::Room => {}
             WireEvent::Down { link, why } => {
                 if self.wire.as_ref().is_some_and(|wire| wire.link() == link) {

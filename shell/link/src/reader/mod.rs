@@ -6,8 +6,8 @@ mod several;
 pub use remote::{COMMANDS_MAX, NoRoom, Partial, RemoteError, RemoteNode, Versions, zeros};
 pub use several::{Dropped, Gathered, NotGathered, Source, gather};
 
+use crate::Ended;
 use crate::endpoint::{Endpoint, Memory, Trust};
-use crate::pump::Ended;
 use crate::shared::Mapped;
 use crate::{Link, LinkError};
 use bytes::Bytes;

@@ -1,51 +1,20 @@
 //! What a holder holds and sends: mapped files, and the owner's limits on what goes up.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
-
+use super::{code, name, peer, place};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use suanli_base::Random;
-use suanli_identity::{Role, SecretKey};
-use suanli_link::holder::{HoldError, Holder, HolderLimits, OpenDoor, Upload, serve};
-use suanli_link::reader::{ReadError, Reader};
-use suanli_link::{LinkLimits, Listener, connect};
-use suanli_rdpa::{Code, Failure, Hello, Limits, RegionName, Span, UplinkLimits};
+use suanli_link::holder::{HoldError, Holder, HolderLimits, Upload};
+use suanli_link::reader::ReadError;
+use suanli_rdpa::{Code, Failure, Span, UplinkLimits};
 
 const CHUNK: u32 = 64 << 10;
-
-fn name(text: &str) -> RegionName {
-    RegionName::new(text).unwrap()
-}
-
-fn key(seed: u8) -> SecretKey {
-    SecretKey::from_seed(&[seed; 32])
-}
 
 fn content(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     Random::new(seed).fill(&mut bytes);
     bytes
-}
-
-async fn place() -> (Arc<Holder>, String) {
-    let holder = Holder::new(HolderLimits::default());
-    let any = "127.0.0.1:0".parse().unwrap();
-    let listener = Listener::bind(any, &key(1), LinkLimits::default()).await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let serving = Arc::clone(&holder);
-    tokio::spawn(async move {
-        for seed in 1.. {
-            let link = listener.accept().await.unwrap().handshake().await.unwrap();
-            tokio::spawn(serve(link, serving.clone(), OpenDoor, Limits::reliable(), seed));
-        }
-    });
-    (holder, address)
-}
-
-async fn peer(address: &str) -> Reader {
-    let link = connect(address, &key(2), key(1).node(), Duration::from_secs(10)).await.unwrap();
-    Reader::connect(link, Hello::new(Role::Watch, Vec::new()), 7).await.unwrap()
 }
 
 /// Puts a file in place of another one, as an owner should: readers of the old one keep it.
@@ -61,9 +30,9 @@ async fn a_mapped_file_is_read_whole_and_in_part_while_the_next_takes_its_place(
     let path = folder.path().join("theta.bin");
     let (old, new) = (content(1, 1_000_001), content(2, 700_000));
     std::fs::write(&path, &old).unwrap();
-    let (holder, address) = place().await;
+    let (holder, address) = place(HolderLimits::default()).await;
     assert_eq!(holder.publish_file(&name("theta"), &path, CHUNK).unwrap(), 1);
-    let mut reader = peer(&address).await;
+    let mut reader = peer(&address, 2).await;
     let first = reader.open(name("theta")).await.unwrap();
     replace(&path, &new);
     assert_eq!(holder.publish_file(&name("theta"), &path, CHUNK).unwrap(), 2);
@@ -87,9 +56,9 @@ async fn a_mapped_file_that_is_changed_in_place_is_found_out_by_its_reader() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("theta.bin");
     std::fs::write(&path, content(1, 300_000)).unwrap();
-    let (holder, address) = place().await;
+    let (holder, address) = place(HolderLimits::default()).await;
     holder.publish_file(&name("theta"), &path, CHUNK).unwrap();
-    let mut reader = peer(&address).await;
+    let mut reader = peer(&address, 2).await;
     let opened = reader.open(name("theta")).await.unwrap();
     // Against the rule, but of the same length.
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
@@ -129,7 +98,7 @@ fn a_mapped_file_that_is_cut_short_ends_the_holder_as_documented() {
         panic!("read {} bytes of what is gone", newest.run(0, 300_000).len());
     }
     let me = std::env::current_exe().unwrap();
-    let this = "a_mapped_file_that_is_cut_short_ends_the_holder_as_documented";
+    let this = "holding::a_mapped_file_that_is_cut_short_ends_the_holder_as_documented";
     let child = std::process::Command::new(me).args([this, "--exact"]).env(TRUNCATE, "1").output();
     let signal = std::os::unix::process::ExitStatusExt::signal(&child.unwrap().status);
     // SIGBUS: 7 on Linux, 10 elsewhere.
@@ -145,14 +114,14 @@ fn upload(bytes_per_s: u64, bytes_per_day: u64) -> Option<Arc<Upload>> {
 async fn all_readers_together_get_what_the_owner_lets_go_up() {
     // The owner's rate held for uploads of a family, and not for a holder, which sends most of what
     // is read.
-    let (holder, address) = place().await;
+    let (holder, address) = place(HolderLimits::default()).await;
     let bytes = content(1, 1 << 20);
     holder.publish(&name("theta"), bytes.clone().into(), CHUNK).unwrap();
     holder.limit_upload(upload(1 << 20, u64::MAX));
     let begun = Instant::now();
     let mut readers = tokio::task::JoinSet::new();
     for _ in 0..2 {
-        let mut reader = peer(&address).await;
+        let mut reader = peer(&address, 2).await;
         readers.spawn(async move {
             let opened = reader.open(name("theta")).await.unwrap();
             let mut memory = vec![0; 1 << 20];
@@ -173,10 +142,10 @@ async fn all_readers_together_get_what_the_owner_lets_go_up() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn beyond_the_bytes_of_a_day_readers_are_sent_elsewhere() {
-    let (holder, address) = place().await;
+    let (holder, address) = place(HolderLimits::default()).await;
     holder.publish(&name("theta"), content(1, 1 << 20).into(), CHUNK).unwrap();
     holder.publish(&name("many"), content(1, 200_000).into(), 10).unwrap();
-    let mut reader = peer(&address).await;
+    let mut reader = peer(&address, 2).await;
     let opened = reader.open(name("theta")).await.unwrap();
     holder.limit_upload(upload(u64::MAX, 500_000));
     let read = reader.read(&opened, &mut vec![0; 1 << 20]).await;
@@ -186,12 +155,4 @@ async fn beyond_the_bytes_of_a_day_readers_are_sent_elsewhere() {
     reader.open(name("theta")).await.unwrap();
     holder.limit_upload(None);
     reader.read(&opened, &mut vec![0; 1 << 20]).await.unwrap();
-}
-
-#[track_caller]
-fn code<T>(result: Result<T, ReadError>) -> Code {
-    match result.err().expect("expected a refusal") {
-        ReadError::Failed(Failure::Refused { code, .. }) => code,
-        other => panic!("{other}"),
-    }
 }

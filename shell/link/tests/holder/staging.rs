@@ -1,49 +1,14 @@
 //! What is staged at a holder: whose it is, what it may cost, and what a COMMIT makes of it.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
-
+use super::{code, name, peer, place};
 use bytes::Bytes;
-use std::sync::Arc;
-use std::time::Duration;
-use suanli_identity::{Role, SecretKey};
-use suanli_link::holder::{Holder, HolderLimits, OpenDoor, serve};
+use suanli_link::holder::HolderLimits;
 use suanli_link::reader::{ReadError, Reader};
-use suanli_link::{LinkLimits, Listener, connect};
 use suanli_rdpa::{
-    Answer, ChunkSet, Code, Failure, Handle, Hello, Level, Limits, Op, RegionInfo, RegionName,
-    Span, StageInfo, StageKind,
+    Answer, ChunkSet, Code, Handle, Level, Op, RegionInfo, Span, StageInfo, StageKind,
 };
 
 const CHUNK: u32 = 1000;
-
-fn name(text: &str) -> RegionName {
-    RegionName::new(text).unwrap()
-}
-
-fn key(seed: u8) -> SecretKey {
-    SecretKey::from_seed(&[seed; 32])
-}
-
-/// A holder of nothing, and where it listens.
-async fn place(limits: HolderLimits) -> (Arc<Holder>, String) {
-    let holder = Holder::new(limits);
-    let any = "127.0.0.1:0".parse().unwrap();
-    let listener = Listener::bind(any, &key(1), LinkLimits::default()).await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let serving = Arc::clone(&holder);
-    tokio::spawn(async move {
-        for seed in 1.. {
-            let link = listener.accept().await.unwrap().handshake().await.unwrap();
-            tokio::spawn(serve(link, serving.clone(), OpenDoor, Limits::reliable(), seed));
-        }
-    });
-    (holder, address)
-}
-
-async fn peer(address: &str, seed: u8) -> Reader {
-    let link = connect(address, &key(seed), key(1).node(), Duration::from_secs(10)).await.unwrap();
-    Reader::connect(link, Hello::new(Role::Watch, Vec::new()), 7).await.unwrap()
-}
 
 async fn open_stage(
     reader: &mut Reader,
@@ -68,14 +33,6 @@ async fn write(
 ) -> Result<Answer, ReadError> {
     let bytes = Bytes::copy_from_slice(bytes);
     reader.ask(Op::Write { handle, chunk, bytes, level: Level::Placed }).await
-}
-
-#[track_caller]
-fn code<T>(result: Result<T, ReadError>) -> Code {
-    match result.err().expect("expected a refusal") {
-        ReadError::Failed(Failure::Refused { code, .. }) => code,
-        other => panic!("{other}"),
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
