@@ -95,6 +95,10 @@ words! {
         "at most {mbit} Mbit/s up now"
         "此时段上传最多 {mbit} Mbit/s"
     }
+    upload_held() {
+        "downloads wait: the limits of upload hold them back"
+        "下载需等待：已到上传限额"
+    }
     and_also(more: &str) {
         ", {more}"
         "，{more}"

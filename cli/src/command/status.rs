@@ -192,7 +192,8 @@ fn city_text(language: Language, city: &CityStatus) -> String {
     let upload = &city.upload;
     let limits =
         upload_words(language, upload.bytes_per_day, upload.bytes_per_s, upload.today_bytes);
-    for line in limits.into_iter().chain(upload.held.as_deref().map(printable)) {
+    for line in limits.into_iter().chain(upload.held.as_ref().map(|_| words::upload_held(language)))
+    {
         text += &format!("  {line}\n");
     }
     text += "\n";

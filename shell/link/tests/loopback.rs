@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use core::future::Future;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use suanli_base::{Fault, Time};
 use suanli_identity::{Role, SecretKey};
 use suanli_link::endpoint::Endpoint;
