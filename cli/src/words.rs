@@ -99,10 +99,6 @@ words! {
         "downloads wait: the limits of upload hold them back"
         "下载需等待：已到上传限额"
     }
-    and_also(more: &str) {
-        ", {more}"
-        "，{more}"
-    }
     city_unreachable(address: &str, why: &str) {
         "The city cannot be reached at {address}: {why}. Trying on; Ctrl-C ends it."
         "连接不到城市（{address}）：{why}。会继续尝试；按 Ctrl-C 结束。"

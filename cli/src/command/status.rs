@@ -270,9 +270,13 @@ fn family_text(language: Language, family: &FamilyStatus) -> String {
     let job = family.job_name.as_deref().map_or("-".into(), printable);
     let limits = &family.limits;
     let (today, rate) = (limits.upload_bytes_per_day, limits.upload_bytes_per_s);
+    let comma = match language {
+        Language::English => ", ",
+        Language::Chinese => "，",
+    };
     let limit: String = upload_words(language, today, rate, limits.uploaded_today_bytes)
         .iter()
-        .map(|part| words::and_also(language, part))
+        .map(|part| format!("{comma}{part}"))
         .collect();
     let lines = [
         format!(
