@@ -82,8 +82,8 @@ impl<S> Counted<S> {
         (Self { stream, counters: Arc::clone(&counters) }, counters)
     }
 
-    pub(crate) const fn stream(&self) -> &S {
-        &self.stream
+    pub(crate) const fn stream_mut(&mut self) -> &mut S {
+        &mut self.stream
     }
 
     fn wrote(&self, result: io::Result<usize>) -> io::Result<usize> {

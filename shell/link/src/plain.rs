@@ -13,12 +13,10 @@ use crate::lane::Lane;
 use crate::tcp::Socket;
 use crate::{Link, LinkError, LinkKind, Remote, tcp};
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 use suanli_base::{CityId, NodeId};
 use suanli_identity::{Domain, Kind, SecretKey, Signature};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 /// Begins both introductions; its last byte is the version.
 const MAGIC: [u8; 8] = *b"SUANLI\x00\x01";
@@ -155,8 +153,8 @@ pub(crate) async fn introduce(
     let (mut stream, counters) = Counted::new(socket);
     let peer = prove(&mut stream, key, expected, &remote).await?;
     let lost = |source| LinkError::Lost { remote: remote.clone(), source };
-    tcp::reset_unless_closed(stream.stream(), true).map_err(lost)?;
-    let lane = Lane::of(Plain(stream));
+    stream.stream_mut().reset_unless_shut().map_err(lost)?;
+    let lane = Lane::of(stream);
     Ok(Link::new(LinkKind::Tcp, peer, remote, counters, vec![lane]))
 }
 
@@ -207,48 +205,4 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     stream.write_all(&reply).await.map_err(|source| noise(remote, source))?;
     said.check(stream, Signer::Connecting, remote).await?;
     Ok(connecting.node)
-}
-
-/// A stream that resets when dropped and says goodbye when shut.
-struct Plain(Counted<Socket>);
-
-impl AsyncRead for Plain {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Plain {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        tcp::reset_unless_closed(self.0.stream(), false)?;
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
 }

@@ -53,6 +53,8 @@ pub(crate) struct Socket {
     /// What was taken since when.
     taken: u64,
     since: Instant,
+    /// Whether it resets until it is shut.
+    resets: bool,
 }
 
 impl Socket {
@@ -65,11 +67,19 @@ impl Socket {
             let _ = socket.set_tcp_congestion(CONGESTION);
             socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
         }
-        Ok(Self { stream, unsent: UNSENT_BYTES, taken: 0, since: Instant::now() })
+        Ok(Self { stream, unsent: UNSENT_BYTES, taken: 0, since: Instant::now(), resets: false })
     }
 
     pub(crate) fn peer_addr(&self) -> io::Result<std::net::SocketAddr> {
         self.stream.peer_addr()
+    }
+
+    /// Makes the connection end with a reset unless it is shut, even when the process dies: on a socket
+    /// without TLS nothing else tells the one from the other.
+    pub(crate) fn reset_unless_shut(&mut self) -> io::Result<()> {
+        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))?;
+        self.resets = true;
+        Ok(())
     }
 
     /// Sizes what may wait unsent to the rate at which the line takes.
@@ -138,6 +148,10 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.resets {
+            SockRef::from(&self.stream).set_linger(None)?;
+            self.resets = false;
+        }
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
@@ -150,12 +164,6 @@ pub fn has_bbr() -> bool {
     };
     let bbr = |names: &str| names.split_whitespace().any(|name| name.as_bytes() == CONGESTION);
     bbr(&read("tcp_allowed_congestion_control")) || bbr(&read("tcp_congestion_control"))
-}
-
-/// Makes a connection that ends without a goodbye end with a reset, even when the process dies: on a
-/// plain socket nothing else tells the one from the other.
-pub(crate) fn reset_unless_closed(socket: &Socket, reset: bool) -> io::Result<()> {
-    SockRef::from(&socket.stream).set_linger(reset.then_some(Duration::ZERO))
 }
 
 #[cfg(test)]
