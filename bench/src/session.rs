@@ -134,7 +134,8 @@ impl Session {
     /// # Errors
     /// When the build fails.
     pub fn binary(&self) -> Result<PathBuf> {
-        run(cargo().args(["build", "--quiet", "--release", "--locked", "--package", "suanli"]))?;
+        let arguments = ["build", "--quiet", "--release", "--locked", "--workspace"];
+        run(cargo().args(arguments).args(["--bin", "suanli"]))?;
         Ok(target().join("release").join("suanli"))
     }
 }

@@ -221,20 +221,27 @@ fn build(profile: &str, target: Option<&str>) -> Result<PathBuf> {
             return Err(NotInstalled(how).into());
         }
     }
-    for (package, program) in PROGRAMS {
-        let mut cargo = Command::new(tree::cargo());
-        cargo.current_dir(tree::root()).args(["build", "--locked", "--quiet"]);
-        cargo.args(["--profile", profile, "--package", package, "--example", program]);
-        if let Some(target) = target {
-            cargo.args(["--target", target]);
+    let mut cargo = Command::new(tree::cargo());
+    cargo.current_dir(tree::root()).args(["build", "--locked", "--quiet", "--profile", profile]);
+    match target {
+        // Of the workspace, as `cargo test` builds them.
+        None => cargo.arg("--workspace"),
+        Some(target) => {
             // Statically linked, so nothing of that system is needed; one dependency compiles C.
             cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld");
             cargo.env("CC_aarch64_unknown_linux_musl", "aarch64-linux-gnu-gcc");
+            cargo.args(["--target", target])
         }
-        let status = cargo.status().context("start cargo")?;
-        if !status.success() {
-            bail!("building {program} of {package} ended with {status}");
+    };
+    for (package, program) in PROGRAMS {
+        if target.is_some() {
+            cargo.args(["--package", package]);
         }
+        cargo.args(["--example", program]);
+    }
+    let status = cargo.status().context("start cargo")?;
+    if !status.success() {
+        bail!("building the examples of {profile} ended with {status}");
     }
     println!("built {profile} in {:.1} s", begun.elapsed().as_secs_f64());
     let folder = target.map_or(tree::target(), |target| tree::target().join(target));

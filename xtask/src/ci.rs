@@ -87,8 +87,10 @@ fn cargo(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// With the features of the lints, whose half-compiled libraries serve here too.
 fn docs() -> Result<()> {
-    let arguments = ["doc", "--locked", "--workspace", "--no-deps"];
+    let arguments =
+        ["doc", "--locked", "--workspace", "--no-deps", "--features", "suanli-bench/peers"];
     let status = command(&arguments).env("RUSTDOCFLAGS", "-D warnings").status()?;
     if !status.success() {
         bail!("cargo doc ended with {status}");

@@ -40,7 +40,7 @@ pub(crate) fn run() -> Result<Ended> {
     }
     let built = Command::new(tree::cargo())
         .current_dir(tree::root())
-        .args(["build", "--locked", "-p", "suanli-link", "--example", "hold"])
+        .args(["build", "--locked", "--workspace", "--example", "hold"])
         .status()?;
     ensure!(built.success(), "cargo build ended with {built}");
     let node = tree::target().join("debug").join("examples").join("hold");
