@@ -19,6 +19,7 @@ use crate::absmax::{block_scale, largest_magnitude};
 use crate::codec::{BLOCK, CodecError};
 use crate::float::{F16_MAX, f16_code, f16_value};
 use crate::tile::{GROUPS, TILE};
+use core::cmp::{Ordering, Reverse};
 
 /// The largest magnitude that top-k can say: the largest f16.
 pub const TOPK_LARGEST: f32 = 65_504.0;
@@ -56,7 +57,7 @@ pub(crate) fn encode(values: &[f32], out: &mut Vec<u8>) {
         for (at, place) in order.iter_mut().enumerate() {
             *place = at as u16;
         }
-        order.sort_unstable_by_key(|at| (core::cmp::Reverse(magnitude(*at)), *at));
+        order.sort_unstable_by_key(|at| (Reverse(magnitude(*at)), *at));
         let positions = &mut order[..kept(block.len())];
         positions.sort_unstable();
         let mut chosen: Kept<f32> = [0.0; GROUPS];
@@ -134,17 +135,18 @@ fn key(value: f32) -> i32 {
     (value.to_bits() & !SIGN) as i32
 }
 
-/// The 64th largest of keys between `low` and `high`, of which at least 64 are >= `low`.
+/// The 64th largest of keys between `low` and `high`, of which at least 64 are >= `low`; or, found in
+/// a third of the time, something between the 65th and it, which 64 keys reach as well.
 #[inline(always)]
 fn sixty_fourth(keys: &[i32], mut low: i32, high: i32) -> i32 {
     let mut beyond = high + 1;
     while beyond - low > 1 {
         let middle = low + (beyond - low) / 2;
         let above = keys.iter().map(|key| i32::from(*key >= middle)).sum::<i32>();
-        if above >= GROUPS as i32 {
-            low = middle;
-        } else {
-            beyond = middle;
+        match above.cmp(&(GROUPS as i32)) {
+            Ordering::Less => beyond = middle,
+            Ordering::Equal => return middle,
+            Ordering::Greater => low = middle,
         }
     }
     low
@@ -366,9 +368,9 @@ impl<'a> Block<'a> {
             return Err(CodecError::Positions { block });
         }
         let levels = match self.levels[0].cmp(&self.levels[1]) {
-            core::cmp::Ordering::Less => large > 0 && (large as usize) < kept(self.elements),
-            core::cmp::Ordering::Equal => large == 0,
-            core::cmp::Ordering::Greater => false,
+            Ordering::Less => large > 0 && (large as usize) < kept(self.elements),
+            Ordering::Equal => large == 0,
+            Ordering::Greater => false,
         };
         if levels && !sign_of_zero { Ok(()) } else { Err(CodecError::NotCanonical { block }) }
     }
