@@ -13,11 +13,12 @@ use suanli_bus::worker::{Input as Happened, Phase};
 use suanli_bus::{Chain, Head, HeadError, JobSpec, SPEC_BYTES_MAX, ToCity};
 use suanli_identity::Signed;
 use suanli_params::Codec;
-use suanli_rdpa::{Download, DownloadStep, Event, Shape};
+use suanli_rdpa::{Download, DownloadStep, Event, Failure, Shape, TransferError};
 
 /// A member this many versions behind reads updates; beyond, the whole parameters.
 const UPDATES_MAX: u64 = 4;
-/// How long one step of a sync may take without anything arriving.
+/// How long the city may take to say what the newest version is. What is read has the session's own
+/// patience with a READ, however slow the city's line is.
 const PATIENCE: Duration = Duration(30_000);
 
 /// A sync under way.
@@ -25,7 +26,6 @@ const PATIENCE: Duration = Duration(30_000);
 pub(super) struct Sync {
     job: JobId,
     stage: Stage,
-    until: Time,
     /// Verified heads not yet applied: version to (update root, parameters' root).
     ahead: BTreeMap<u64, (Hash, Hash)>,
     /// Of the region being read, once it is open.
@@ -48,7 +48,8 @@ enum Stage {
         download: Download,
     },
     Loading,
-    Heads,
+    /// Asked for, and waited for until then.
+    Heads(Time),
     Theta {
         version: Round,
         download: Download,
@@ -78,11 +79,8 @@ impl Stage {
 impl Sync {
     pub(super) const fn wake_at(&self) -> Option<Time> {
         match self.stage {
-            Stage::Finding { .. }
-            | Stage::Loading
-            | Stage::Measuring
-            | Stage::Installing { .. } => None,
-            _ => Some(self.until),
+            Stage::Heads(until) => Some(until),
+            _ => None,
         }
     }
 }
@@ -102,15 +100,14 @@ pub(super) struct Fetch {
 impl FamilyNode {
     /// Begins to get hold of a job's newest version.
     pub(super) fn prepare(&mut self, job: JobId, _version: Round) {
-        let until = self.now.after(PATIENCE);
         let loaded = self.jobs.contains_key(&job);
         let stage = if loaded {
-            Stage::Heads
+            Stage::Heads(self.now.after(PATIENCE))
         } else {
             let download = self.download(JobRegion::Spec, job, None);
             Stage::Spec { download, bytes: Vec::new() }
         };
-        self.sync = Some(Sync { job, stage, until, ahead: BTreeMap::new(), shape: None });
+        self.sync = Some(Sync { job, stage, ahead: BTreeMap::new(), shape: None });
         if loaded {
             self.ask_heads(job);
         } else {
@@ -143,7 +140,7 @@ impl FamilyNode {
         let now = self.now;
         let late = |sync: &Sync| sync.wake_at().is_some_and(|until| now >= until);
         if self.sync.as_ref().is_some_and(late) {
-            self.sync_failed("the city did not answer in time");
+            self.sync_failed("the city did not say in time what its newest version is");
         }
     }
 
@@ -177,7 +174,6 @@ impl FamilyNode {
         if let (Some(sync), Some(session)) = (self.sync.as_mut(), self.session.as_mut()) {
             let download = sync.stage.download();
             if download.is_some_and(|download| download.handle(now, session, event)) {
-                sync.until = now.after(PATIENCE);
                 return self.download_steps();
             }
         }
@@ -227,8 +223,15 @@ impl FamilyNode {
                 }
                 (DownloadStep::Done, None) => self.spec_arrived(),
                 (DownloadStep::Done, Some(target)) => self.region_arrived(target),
+                (DownloadStep::Failed(TransferError::Request(Failure::GaveUp { span, .. })), _) => {
+                    return self.sync_failed(&format!(
+                        "nothing of it came for {} s: the line is full, or the city holds back \
+                         what it sends (`suanli status` at the city shows its limits)",
+                        span.0 / 1_000
+                    ));
+                }
                 (DownloadStep::Failed(_), Some(Target::Update(_, version))) => {
-                    // The update is no longer kept, or the link is thin: read the whole instead.
+                    // The update is no longer kept: read the whole instead.
                     self.read_theta(version);
                 }
                 (DownloadStep::Failed(error), _) => {
@@ -294,7 +297,6 @@ impl FamilyNode {
 
     /// The host has so many chunks of the frozen model: reads the rest.
     pub(super) fn found(&mut self, job: JobId, chunks: u32) {
-        let until = self.now.after(PATIENCE);
         let Some(sync) = self.sync.as_mut().filter(|sync| sync.job == job) else { return };
         let Stage::Finding { spec, read } = &sync.stage else { return };
         let (spec, read) = (spec.clone(), *read);
@@ -312,7 +314,7 @@ impl FamilyNode {
         let root = Some(frozen.packed_root);
         let download = self.download(JobRegion::Frozen, job, root).only(chunks.min(all)..all);
         let Some(sync) = self.sync.as_mut() else { return };
-        (sync.stage, sync.until) = (Stage::Frozen { spec, download }, until);
+        sync.stage = Stage::Frozen { spec, download };
         self.start_download();
     }
 
@@ -339,7 +341,7 @@ impl FamilyNode {
         self.subscribe(job);
         let until = self.now.after(PATIENCE);
         if let Some(sync) = self.sync.as_mut().filter(|sync| sync.job == job) {
-            (sync.stage, sync.until) = (Stage::Heads, until);
+            sync.stage = Stage::Heads(until);
             self.ask_heads(job);
         }
     }
@@ -347,7 +349,7 @@ impl FamilyNode {
     /// Heads came: take each that follows, refuse a chain that is shorter or forked.
     pub(super) fn heads(&mut self, job: JobId, newest: Round, heads: &[Signed]) {
         let waiting =
-            self.sync.as_ref().is_some_and(|s| s.job == job && matches!(s.stage, Stage::Heads));
+            self.sync.as_ref().is_some_and(|s| s.job == job && matches!(s.stage, Stage::Heads(_)));
         if !waiting {
             return;
         }
@@ -409,7 +411,6 @@ impl FamilyNode {
     }
 
     fn read_update(&mut self, version: Round) {
-        let until = self.now.after(PATIENCE);
         let Some(sync) = self.sync.as_mut() else { return };
         let Some((update_root, _)) = sync.ahead.get(&version.0).copied() else {
             return self.read_theta(version);
@@ -417,18 +418,17 @@ impl FamilyNode {
         let job = sync.job;
         let download = self.download(JobRegion::Update(version), job, Some(update_root));
         let Some(sync) = self.sync.as_mut() else { return };
-        (sync.stage, sync.until) = (Stage::Update { version, download }, until);
+        sync.stage = Stage::Update { version, download };
         self.start_download();
     }
 
     fn read_theta(&mut self, _wanted: Round) {
-        let until = self.now.after(PATIENCE);
         let Some(sync) = self.sync.as_mut() else { return };
         let Some(chain) = self.chains.get(&sync.job).copied() else { return };
         let job = sync.job;
         let download = self.download(JobRegion::Theta, job, Some(chain.theta_root));
         let Some(sync) = self.sync.as_mut() else { return };
-        (sync.stage, sync.until) = (Stage::Theta { version: chain.version, download }, until);
+        sync.stage = Stage::Theta { version: chain.version, download };
         self.start_download();
     }
 

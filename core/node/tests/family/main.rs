@@ -158,3 +158,28 @@ fn a_city_whose_chunk_takes_a_minute_is_waited_for_and_a_silent_one_is_left() {
     (0..6).for_each(|_| city.slow(false));
     assert!(hangs_up(&mut city));
 }
+
+#[test]
+fn parameters_whose_next_chunk_takes_minutes_are_waited_for_and_those_that_never_come_are_left() {
+    // Each step had 30 s, in which a city that sends to many in turn, or at a low rate, had not yet
+    // sent a chunk: it was all begun anew, and nobody ever had a model.
+    let (info, chunks) = announced(Shape { bytes: 400, chunk_bytes: 400 });
+    let reading = || {
+        let mut city = City::new(1 << 30);
+        city.load();
+        city.heads(info.root);
+        city.open_with(&info);
+        city
+    };
+    let mut city = reading();
+    assert!(!city.is_asked_for_work_within(280_000), "its turn comes after others'");
+    assert_eq!(note(&city.outputs()), None);
+    city.chunk(0, &chunks[0]);
+    assert_eq!(kept(&city.outputs()), 1);
+
+    let mut city = reading();
+    assert!(city.is_asked_for_work_within(305_000));
+    let outputs = city.outputs();
+    let note = note(&outputs).unwrap();
+    assert!(note.contains("came for 300 s") && note.contains("holds back"), "{note}");
+}
