@@ -17,8 +17,8 @@ use suanli_bus::{Ask, Chain, JobSpec, ToCity, ToMember, WaitReason};
 use suanli_identity::{Role, SecretKey};
 use suanli_log::LeaseRecord;
 use suanli_rdpa::{
-    Answer, Code, Event, Failure, Frame, Hello, Limits, Op, Reply, Request, RequestId, Session,
-    Side,
+    Answer, Code, Download, Event, Failure, Frame, Hello, Limits, Op, Reply, Request, RequestId,
+    Session, Side,
 };
 use sync::Sync;
 
@@ -64,6 +64,8 @@ pub struct FamilyNode {
     chains: BTreeMap<JobId, Chain>,
     jobs: BTreeMap<JobId, Loaded>,
     sync: Option<Sync>,
+    /// What was being read when the link was lost, with the chunks of it that the host has.
+    cut: Option<(Target, Download)>,
     lease: Option<LeaseRecord>,
     fetch: Option<sync::Fetch>,
     hand_in: Option<HandIn>,
@@ -109,6 +111,7 @@ impl FamilyNode {
             chains,
             jobs: BTreeMap::new(),
             sync: None,
+            cut: None,
             lease: None,
             fetch: None,
             hand_in,
@@ -236,7 +239,9 @@ impl FamilyNode {
 
     fn link_lost(&mut self) {
         (self.session, self.hello, self.admitted) = (None, None, false);
-        self.sync = None;
+        if let Some(cut) = self.sync.take().and_then(Sync::into_reading) {
+            self.cut = Some(cut);
+        }
         self.happened(Happened::Disconnected);
     }
 

@@ -83,6 +83,19 @@ impl Sync {
             _ => None,
         }
     }
+
+    /// What is being read into the memory of the host.
+    pub(super) fn into_reading(self) -> Option<(Target, Download)> {
+        match self.stage {
+            Stage::Theta { version, download } => {
+                Some((Target::Theta(self.job, version), download))
+            }
+            Stage::Update { version, download } => {
+                Some((Target::Update(self.job, version), download))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// The data of a lease on its way.
@@ -322,6 +335,7 @@ impl FamilyNode {
         let Some(sync) = self.sync.as_mut() else { return };
         let job = sync.job;
         sync.stage = Stage::Loading;
+        self.cut = None;
         self.jobs.insert(
             job,
             Loaded { spec: spec.clone(), version: None, private: Hash::ZERO, rate: 0 },
@@ -416,7 +430,9 @@ impl FamilyNode {
             return self.read_theta(version);
         };
         let job = sync.job;
-        let download = self.download(JobRegion::Update(version), job, Some(update_root));
+        let download = self
+            .cut_short(Target::Update(job, version))
+            .unwrap_or_else(|| self.download(JobRegion::Update(version), job, Some(update_root)));
         let Some(sync) = self.sync.as_mut() else { return };
         sync.stage = Stage::Update { version, download };
         self.start_download();
@@ -426,10 +442,18 @@ impl FamilyNode {
         let Some(sync) = self.sync.as_mut() else { return };
         let Some(chain) = self.chains.get(&sync.job).copied() else { return };
         let job = sync.job;
-        let download = self.download(JobRegion::Theta, job, Some(chain.theta_root));
+        let download = self
+            .cut_short(Target::Theta(job, chain.version))
+            .unwrap_or_else(|| self.download(JobRegion::Theta, job, Some(chain.theta_root)));
         let Some(sync) = self.sync.as_mut() else { return };
         sync.stage = Stage::Theta { version: chain.version, download };
         self.start_download();
+    }
+
+    /// The download of this that a lost link cut short. Any other is over: the host has one place for
+    /// what comes.
+    fn cut_short(&mut self, target: Target) -> Option<Download> {
+        self.cut.take().filter(|(of, _)| *of == target).map(|(_, download)| download)
     }
 
     fn region_arrived(&mut self, target: Target) {

@@ -13,6 +13,7 @@ use suanli_rdpa::{
 
 pub(crate) struct City {
     key: SecretKey,
+    spec: JobSpec,
     family: FamilyNode,
     session: Session,
     now: Time,
@@ -30,6 +31,10 @@ pub(crate) struct City {
 impl City {
     /// With a family that lends so much memory, admitted.
     pub(crate) fn new(memory_bytes: u64) -> Self {
+        Self::with_job(memory_bytes, spec())
+    }
+
+    pub(crate) fn with_job(memory_bytes: u64, spec: JobSpec) -> Self {
         let (key, now) = (SecretKey::from_seed(&[1; 32]), Time(1_000_000));
         let setup = Setup {
             key: SecretKey::from_seed(&[2; 32]),
@@ -45,7 +50,8 @@ impl City {
         let session = Session::new(Side::Accepting, now, Limits::reliable(), 1);
         let (opening, reads, outputs) = (None, Vec::new(), Vec::new());
         let (head, asked) = (None, false);
-        let mut city = Self { key, family, session, now, opening, reads, outputs, head, asked };
+        let mut city =
+            Self { key, spec, family, session, now, opening, reads, outputs, head, asked };
         city.family.handle(now, Input::Linked { seed: 2 });
         city.exchange();
         assert!(city.family.is_admitted());
@@ -53,7 +59,7 @@ impl City {
     }
 
     pub(crate) fn job(&self) -> JobId {
-        JobSpec::id_of(&spec().to_bytes())
+        JobSpec::id_of(&self.spec.to_bytes())
     }
 
     fn exchange(&mut self) {
@@ -141,6 +147,28 @@ impl City {
         self.exchange();
     }
 
+    /// Cuts the link, and makes another.
+    pub(crate) fn cut(&mut self) {
+        self.family.handle(self.now, Input::LinkLost);
+        self.reads.clear();
+        self.session = Session::new(Side::Accepting, self.now, Limits::reliable(), 3);
+        self.family.handle(self.now, Input::Linked { seed: 4 });
+        self.exchange();
+        assert!(self.family.is_admitted());
+    }
+
+    /// There is nothing newer than what the family knows.
+    pub(crate) fn nothing_new(&mut self) {
+        let (newest, _) = self.head.expect("something was signed");
+        let job = self.job();
+        self.say(&ToMember::Heads { job, newest, heads: Vec::new() });
+    }
+
+    /// Which chunks are asked for.
+    pub(crate) fn wanted(&self) -> Vec<u32> {
+        self.reads.iter().flat_map(|(_, chunks)| chunks.clone()).collect()
+    }
+
     /// Sends a chunk that is asked for; nothing when it is not.
     pub(crate) fn chunk(&mut self, index: u32, bytes: &Bytes) {
         let read = self.reads.iter().rev().find(|(_, chunks)| chunks.contains(&index));
@@ -155,7 +183,7 @@ impl City {
     /// Has the family read the specification.
     pub(crate) fn read_spec(&mut self) {
         self.prepare();
-        let spec = spec().to_bytes();
+        let spec = self.spec.to_bytes();
         self.open_with(&RegionInfo::of(1, &spec, 1 << 20).unwrap());
         self.chunk(0, &spec.into());
     }

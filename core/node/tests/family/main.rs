@@ -183,3 +183,41 @@ fn parameters_whose_next_chunk_takes_minutes_are_waited_for_and_those_that_never
     let note = note(&outputs).unwrap();
     assert!(note.contains("came for 300 s") && note.contains("holds back"), "{note}");
 }
+
+#[test]
+fn parameters_that_a_lost_link_cut_short_are_gone_on_with() {
+    // All of them were read anew, however many had come.
+    let spec = JobSpec { parameters: 250_000, ..paper::spec() };
+    let (info, chunks) = announced(Shape { bytes: 1_000_000, chunk_bytes: 1 << 18 });
+    let reading = || {
+        let mut city = City::with_job(1 << 30, spec.clone());
+        city.load();
+        city.heads(info.root);
+        city.open_with(&info);
+        city.chunk(0, &chunks[0]);
+        city.chunk(2, &chunks[2]);
+        city.cut();
+        city.outputs();
+        city.prepare();
+        city
+    };
+    let mut city = reading();
+    // A second cut, before anything was asked for again.
+    city.cut();
+    city.prepare();
+    city.nothing_new();
+    city.open_with(&info);
+    assert_eq!(city.wanted(), [1, 3]);
+    city.chunk(1, &chunks[1]);
+    city.chunk(3, &chunks[3]);
+    let outputs = city.outputs();
+    assert_eq!((kept(&outputs), note(&outputs)), (2, None), "{outputs:?}");
+    let installs = |output: &Output| matches!(output, Output::Work(Work::Install { .. }));
+    assert!(outputs.iter().any(installs), "{outputs:?}");
+
+    // When there are newer ones, nothing of the old is of use.
+    let mut city = reading();
+    city.next_head(info.root);
+    city.open_with(&info);
+    assert_eq!(city.wanted(), [0, 1, 2, 3]);
+}
