@@ -22,6 +22,18 @@ pub(crate) fn bytes(count: u64) -> String {
     }
 }
 
+/// Bits a second with a unit of 1000.
+pub(crate) fn rate(bits_per_s: f64) -> String {
+    const UNITS: [&str; 4] = ["bit/s", "kbit/s", "Mbit/s", "Gbit/s"];
+    let (mut value, mut unit) = (bits_per_s, 0);
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    let digits = usize::from(unit > 0 && value < 100.0);
+    format!("{value:.digits$} {}", UNITS[unit])
+}
+
 /// A count, short: 950, 12.3 k, 4.56 M.
 pub(crate) fn count(count: u64) -> String {
     let value = count as f64;
@@ -184,6 +196,10 @@ mod tests {
         assert_eq!(bytes(250 << 20), "250 MiB");
         assert_eq!(count(9_999), "9999");
         assert_eq!(count(1_234_567), "1.23 M");
+        assert_eq!(rate(40_000.0), "40.0 kbit/s");
+        assert_eq!(rate(5_000_000.0), "5.0 Mbit/s");
+        assert_eq!(rate(940e6), "940 Mbit/s");
+        assert_eq!(rate(0.0), "0 bit/s");
         assert_eq!(span(Duration::from_secs(185)), "3 min 05 s");
     }
 

@@ -91,9 +91,9 @@ words! {
         "{used} of {limit} up today"
         "今日已上传 {used}／{limit}"
     }
-    upload_rate(mbit: &str) {
-        "at most {mbit} Mbit/s up now"
-        "此时段上传最多 {mbit} Mbit/s"
+    upload_rate(rate: &str) {
+        "at most {rate} up now"
+        "此时段上传最多 {rate}"
     }
     upload_held() {
         "downloads wait: the limits of upload hold them back"
@@ -162,8 +162,8 @@ words! {
         "  {way}：不通：{why}"
     }
     network_measured(rtt: &str, down: &str, up: &str) {
-        "Measured: {rtt} ms there and back; {down} Mbit/s from the city, {up} Mbit/s to it."
-        "实测：往返 {rtt} 毫秒；从城市接收 {down} Mbit/s，向城市发送 {up} Mbit/s。"
+        "Measured: {rtt} ms there and back; {down} from the city, {up} to it."
+        "实测：往返 {rtt} 毫秒；从城市接收 {down}，向城市发送 {up}。"
     }
     network_clear() { "Nothing is in the way." "没有发现障碍。" }
     link_chosen(kind: &str, remote: &str, ms: u64, why: &str) {

@@ -68,12 +68,11 @@ fn way_line(language: Language, way: &WayTried) -> String {
 }
 
 fn measured_line(language: Language, measured: &Measured) -> String {
-    let mbit = |rate: f64| format!("{:.1}", rate / 1e6);
     words::network_measured(
         language,
         &format!("{:.1}", measured.rtt_ms),
-        &mbit(measured.down_bit_per_s),
-        &mbit(measured.up_bit_per_s),
+        &show::rate(measured.down_bit_per_s),
+        &show::rate(measured.up_bit_per_s),
     )
 }
 

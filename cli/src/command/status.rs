@@ -332,10 +332,7 @@ fn upload_words(
 ) -> Vec<String> {
     let today = per_day
         .map(|limit| words::upload_today(language, &show::bytes(today), &show::bytes(limit)));
-    let rate = per_s.map(|rate| {
-        let mbit = rate.saturating_mul(8) as f64 / 1e6;
-        words::upload_rate(language, &format!("{mbit:.1}"))
-    });
+    let rate = per_s.map(|rate| words::upload_rate(language, &show::rate(8.0 * rate as f64)));
     today.into_iter().chain(rate).collect()
 }
 
