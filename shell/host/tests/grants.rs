@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use suanli_base::{NodeId, Time};
 use suanli_host::city;
 use suanli_host::control::{
-    CityInit, CityOptions, CityReady, Client, ControlReply, ControlRequest, DoorOptions,
-    GrantOrder, Refusal, StopReason, Stopper, UploadStatus,
+    CityInit, CityOptions, CityReady, CityStatus, Client, ControlReply, ControlRequest,
+    DoorOptions, GrantOrder, Refusal, StopReason, Stopper, UploadStatus,
 };
-use suanli_identity::{Access, AccessLine, Bounds, Prefix, Role, SecretKey};
+use suanli_identity::{Access, AccessLine, Bounds, Prefix, Role, SecretKey, Ticket};
 use suanli_link::connect;
 use suanli_link::reader::{Opened, ReadError, Reader};
 use suanli_rdpa::{Code, Failure, Hello, Level, Op, RegionName, Span, StageKind, UplinkLimits};
@@ -76,10 +76,23 @@ impl City {
         }
     }
 
-    async fn upload(&mut self) -> UploadStatus {
+    async fn status(&mut self) -> CityStatus {
         match self.client.call(&ControlRequest::Status).await.unwrap() {
-            ControlReply::City(status) => status.upload,
+            ControlReply::City(status) => *status,
             other => panic!("expected a city's status, found {other:?}"),
+        }
+    }
+
+    async fn upload(&mut self) -> UploadStatus {
+        self.status().await.upload
+    }
+
+    /// A ticket to join, for any node.
+    async fn ticket(&mut self) -> Vec<u8> {
+        let request = ControlRequest::Ticket { role: Role::Join, expires_in_s: 60, uses: 1 };
+        match self.client.call(&request).await.unwrap() {
+            ControlReply::Ticket { ticket } => ticket.parse::<Ticket>().unwrap().to_bytes(),
+            other => panic!("expected a ticket, found {other:?}"),
         }
     }
 
@@ -92,9 +105,18 @@ impl City {
     }
 
     async fn hello(&self, key: &SecretKey, grant: Vec<u8>) -> Result<Reader, ReadError> {
+        self.hello_as(Role::Watch, key, grant).await
+    }
+
+    async fn hello_as(
+        &self,
+        role: Role,
+        key: &SecretKey,
+        by: Vec<u8>,
+    ) -> Result<Reader, ReadError> {
         let address = &self.ready.addresses[0];
         let link = connect(address, key, self.node(), PATIENCE).await?;
-        Reader::connect(link, Hello::new(Role::Watch, grant), 1).await
+        Reader::connect(link, Hello::new(role, by), 1).await
     }
 }
 
@@ -309,6 +331,30 @@ async fn a_budget_is_one_for_all_connections_and_delegates_and_outlives_a_restar
     assert_eq!(refused(mebibyte(&mut other, &theirs, 3).await).0, Code::OverBudget);
     other.close().await;
     reader.close().await;
+    city.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_member_reads_to_measure_its_link_is_not_in_the_books_of_its_work() {
+    // `suanli doctor --network` added a hundred mebibytes to what a job had cost.
+    let (_root, folder) = founded("books");
+    let mut city = City::start(&folder).await;
+    let ticket = city.ticket().await;
+    let works = city.hello_as(Role::Join, &key(1), ticket).await.unwrap();
+    let mut measures = city.hello(&key(1), Vec::new()).await.unwrap();
+    let opened = measures.open(probe()).await.unwrap();
+    mebibyte(&mut measures, &opened, 0).await.unwrap();
+    let (whole, small) = (MIB as u64, 20_000);
+    let down = async |city: &mut City| city.status().await.members[0].bytes_down;
+    assert!((1..small).contains(&down(&mut city).await));
+    measures.close().await;
+    assert!((1..small).contains(&down(&mut city).await));
+
+    let mut works = works;
+    let opened = works.open(probe()).await.unwrap();
+    mebibyte(&mut works, &opened, 0).await.unwrap();
+    assert!(down(&mut city).await >= whole);
+    works.close().await;
     city.stop().await;
 }
 

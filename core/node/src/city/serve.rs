@@ -113,7 +113,7 @@ impl CityNode {
         if role == Role::Join {
             self.authority.connected(self.now, conn.peer);
         }
-        self.outputs.push_back(Output::Admitted { conn: id });
+        self.outputs.push_back(Output::Admitted { conn: id, role });
         self.admitted(id);
     }
 

@@ -5,7 +5,7 @@ use core::net::IpAddr;
 use suanli_base::{Hash, JobId, LeaseId, NodeId, Round};
 use suanli_bus::state::MergeOrder;
 use suanli_bus::{Contribution, JobOutcome, JobSpec};
-use suanli_identity::{Prefix, Signed};
+use suanli_identity::{Prefix, Role, Signed};
 use suanli_log::{JobPhase, StateBlobs};
 use suanli_params::Codec;
 use suanli_rdpa::{Frame, GateBooks, RegionInfo, ResponderToken};
@@ -138,6 +138,8 @@ pub enum Output {
     Admitted {
         /// On which link.
         conn: ConnId,
+        /// What it came for.
+        role: Role,
     },
     /// Close a link once its frames are sent.
     Close {

@@ -136,6 +136,7 @@ pub async fn serve(options: CityOptions) -> Result<(), Refusal> {
         orders,
         control,
         wires: BTreeMap::new(),
+        looking_on: BTreeSet::new(),
         traffic,
         uplink,
         turn: ConnId(0),
@@ -243,6 +244,8 @@ struct Process {
     orders: mpsc::UnboundedSender<evaluate::Order>,
     control: ControlServer,
     wires: BTreeMap<ConnId, (NodeId, Wire)>,
+    /// Those of members that only look on or measure: their bytes are no work's.
+    looking_on: BTreeSet<ConnId>,
     traffic: Ledger,
     /// The operator's limits of upload.
     uplink: Uplink,
@@ -319,7 +322,12 @@ impl Process {
                     self.tell_end(conn, &why);
                     self.hang_up(conn);
                 }
-                Output::Admitted { conn } => self.tell_admitted(conn),
+                Output::Admitted { conn, role } => {
+                    if role == Role::Watch {
+                        self.looking_on.insert(conn);
+                    }
+                    self.tell_admitted(conn);
+                }
                 Output::Reply { id, outcome, job } => self.command_done(id, outcome, job),
                 Output::Revoked { id, result } => self.revoke_done(id, result),
                 Output::Note(note) => eprintln!("suanli: {note}"),
@@ -389,6 +397,9 @@ impl Process {
             let jobs = state.jobs.values();
             jobs.flat_map(|job| &job.recent).any(|recent| recent.theta == Some(blob))
         };
+        if self.looking_on.contains(&conn) {
+            return;
+        }
         let traffic = self.traffic.of(state, *node);
         match source {
             Source::Content(_) => traffic.shards += u64::from(length),
@@ -400,7 +411,12 @@ impl Process {
     fn hang_up(&mut self, conn: ConnId) {
         if let Some((node, wire)) = self.wires.remove(&conn) {
             let (sent, received) = wire.bytes();
-            let traffic = self.traffic.of(self.node.state(), node);
+            let state = self.node.state();
+            let traffic = if self.looking_on.remove(&conn) {
+                self.traffic.others()
+            } else {
+                self.traffic.of(state, node)
+            };
             traffic.up += received;
             traffic.down += sent;
         }

@@ -158,7 +158,8 @@ impl Process {
 
     fn traffic_of(&self, node: NodeId) -> Traffic {
         let mut traffic = self.traffic.known(node);
-        for (_, wire) in self.wires.values().filter(|(peer, _)| *peer == node) {
+        let works = |conn: &ConnId, peer: NodeId| peer == node && !self.looking_on.contains(conn);
+        for (_, (_, wire)) in self.wires.iter().filter(|(conn, (peer, _))| works(conn, *peer)) {
             let (sent, received) = wire.bytes();
             traffic.up += received;
             traffic.down += sent;

@@ -3,8 +3,8 @@
 //! Written at every committed round and not synced: nothing is decided by it. A crash forgets the
 //! bytes since the last round, so the steps they are held against are forgotten with them.
 //!
-//! Invariant: a book for each member in the log, and one for all others together: guests, and
-//! whoever came with a key and nothing else.
+//! Invariant: a book for each member in the log, and one for all others together: guests, whoever
+//! came with a key and nothing else, and members while they only look on or measure.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -66,6 +66,11 @@ impl Ledger {
         } else {
             &mut self.others
         }
+    }
+
+    /// The book of all who do no work.
+    pub(super) const fn others(&mut self) -> &mut Traffic {
+        &mut self.others
     }
 
     pub(super) fn known(&self, node: NodeId) -> Traffic {
