@@ -10,6 +10,7 @@
 //! holder; a caller that stops waiting leaves the stream in step.
 
 use crate::Ended;
+use crate::bells::{BELLS, Bells};
 use crate::lane::Lane;
 use crate::{Link, LinkError, Remote};
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -64,6 +65,8 @@ pub enum Trust {
 pub struct Endpoint {
     session: Session,
     lanes: Vec<Way>,
+    /// Which of them have something to be read.
+    bells: Bells,
     trust: Trust,
     clock: Instant,
     sleep: Pin<Box<Sleep>>,
@@ -117,9 +120,10 @@ impl Endpoint {
         let (peer, remote) = (link.peer(), link.remote().clone());
         let memory = link.memory();
         let lanes = link.into_lanes();
-        assert!(!lanes.is_empty(), "a link has at least one lane");
+        assert!((1..=BELLS).contains(&lanes.len()), "a link has 1 to {BELLS} lanes");
         Self {
             session,
+            bells: Bells::new(lanes.len()),
             lanes: lanes.into_iter().map(Way::new).collect(),
             trust: Trust::Verify,
             clock: Instant::now(),
@@ -200,6 +204,7 @@ impl Endpoint {
         cx: &mut Context<'_>,
         memory: &mut (impl Memory + ?Sized),
     ) -> Poll<Result<Event, Ended>> {
+        let wakers = self.bells.wait(cx);
         loop {
             if let Some(event) = self.session.poll_event() {
                 return Poll::Ready(match event {
@@ -209,8 +214,16 @@ impl Endpoint {
             }
             self.poll_write(cx).map_err(|source| self.lost(source))?;
             let mut heard = false;
-            for index in 0..self.lanes.len() {
-                heard |= self.poll_read(index, cx, memory)?;
+            let mut rang = self.bells.take();
+            while rang != 0 {
+                let lane = rang.trailing_zeros() as usize;
+                rang &= rang - 1;
+                let read = self.poll_read(lane, &mut Context::from_waker(&wakers[lane]), memory)?;
+                heard |= read > 0;
+                if read >= TURN_BYTES {
+                    // There may be more.
+                    self.bells.ring(lane);
+                }
             }
             if heard {
                 continue;
@@ -279,13 +292,13 @@ impl Endpoint {
         }
     }
 
-    /// Reads what has come on a lane, up to a turn's worth; true when there was something.
+    /// Reads what has come on a lane, about a turn's worth at the most; how many bytes it was.
     fn poll_read(
         &mut self,
         index: usize,
         cx: &mut Context<'_>,
         memory: &mut (impl Memory + ?Sized),
-    ) -> Result<bool, Ended> {
+    ) -> Result<usize, Ended> {
         let mut turn = 0;
         while turn < TURN_BYTES {
             let way = &mut self.lanes[index];
@@ -307,7 +320,7 @@ impl Endpoint {
             let (now, session) = self.at();
             session.arriving(now);
         }
-        Ok(turn > 0)
+        Ok(turn)
     }
 
     fn end_of_stream(&self, index: usize) -> Ended {

@@ -10,6 +10,7 @@
 //! raw public keys: RFC 8446, RFC 7250, RFC 8410.
 
 mod ahead;
+mod bells;
 mod counted;
 pub mod dial;
 #[cfg(all(feature = "emulator", target_os = "linux"))]
