@@ -128,8 +128,8 @@ pub(super) struct Bbr {
     peak: [u64; 2],
     /// Delivered bytes at which a pause of the application is behind us.
     limited_until: u64,
-    /// The newest sending among the packets of this batch of acknowledgements.
-    newest: Option<Sent>,
+    /// When the newest of the packets was sent that this batch acknowledges.
+    newest: Option<Instant>,
     acked_now: u64,
     rtt_now: Option<Duration>,
 
@@ -215,8 +215,13 @@ impl Bbr {
         self.window
     }
 
-    /// Bytes a second; nothing before anything is known of the path.
+    /// Bytes a second; nothing before anything is known of the path, nor on one so short that a pacer
+    /// would wait longer than the path takes: there the window alone says when.
     pub(super) fn pacing_rate(&self) -> Option<u64> {
+        self.pace().filter(|_| self.rtt_min.is_some_and(|rtt| rtt >= QUANTUM))
+    }
+
+    fn pace(&self) -> Option<u64> {
         let rtt = self.rtt_min?.as_secs_f64().max(1e-6);
         let rate = match self.target_rate() {
             0.0 => as_f64(self.initial_window) / rtt,
@@ -229,8 +234,7 @@ impl Bbr {
 
     /// Bytes of one burst.
     pub(super) fn quantum(&self) -> u64 {
-        let bytes =
-            self.pacing_rate().map_or(0, |rate| as_u64(as_f64(rate) * QUANTUM.as_secs_f64()));
+        let bytes = self.pace().map_or(0, |rate| as_u64(as_f64(rate) * QUANTUM.as_secs_f64()));
         bytes.clamp(2 * self.mss, QUANTUM_BYTES_MAX.max(2 * self.mss))
     }
 
@@ -268,12 +272,8 @@ impl Bbr {
         self.delivered_at = now;
         self.acked_now += bytes;
         self.in_flight = self.in_flight.saturating_sub(bytes);
-        let after = self.history.partition_point(|sent| sent.at <= sent_at);
-        let Some(sent) = self.history.get(after.saturating_sub(1)).copied() else { return };
-        if self.newest.is_none_or(|newest| newest.at <= sent.at) {
-            self.newest = Some(sent);
-            self.first_sent_at = sent_at;
-            self.rtt_now = Some(now.saturating_duration_since(sent_at));
+        if self.newest.is_none_or(|newest| newest <= sent_at) {
+            self.newest = Some(sent_at);
         }
     }
 
@@ -307,7 +307,11 @@ impl Bbr {
 
     /// Measures the delivery rate; returns whether a round is over.
     fn take_sample(&mut self, now: Instant, trickle: bool) -> bool {
-        let Some(sent) = self.newest.take() else { return false };
+        let Some(sent_at) = self.newest.take() else { return false };
+        let after = self.history.partition_point(|sent| sent.at <= sent_at);
+        let Some(sent) = self.history.get(after.saturating_sub(1)).copied() else { return false };
+        self.first_sent_at = sent_at;
+        self.rtt_now = Some(now.saturating_duration_since(sent_at));
         let new_round = sent.delivered >= self.round_ends;
         if new_round {
             self.round += 1;
