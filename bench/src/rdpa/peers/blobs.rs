@@ -16,7 +16,7 @@ use iroh_blobs::{ALPN, BlobsProtocol, Hash};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
-async fn endpoint() -> Result<Endpoint> {
+pub(super) async fn endpoint() -> Result<Endpoint> {
     let builder = Endpoint::builder(presets::Minimal).relay_mode(RelayMode::Disabled);
     let builder = builder.clear_ip_transports().bind_addr((Ipv4Addr::LOCALHOST, 0))?;
     Ok(builder.bind().await?)

@@ -3,6 +3,8 @@
 
 #[cfg(feature = "peers")]
 mod blobs;
+#[cfg(feature = "peers")]
+mod iroh;
 mod nixl;
 #[cfg(feature = "peers")]
 mod quinn;
@@ -34,6 +36,7 @@ use {
 const PATIENCE: Duration = Duration::from_secs(10);
 
 const QUINN: (&str, Goal) = ("read.quic", Goal::AtLeast(0.90));
+const LIBRARY: (&str, Goal) = ("read.quic.library", Goal::None);
 const BLOBS: (&str, Goal) = ("read.quic.verified", Goal::AtLeast(1.5));
 const BLOBS_TLS: (&str, Goal) = ("read.blobs", Goal::AtLeast(1.5));
 const TONIC: (&str, Goal) = ("read.tonic", Goal::AtLeast(1.2));
@@ -43,8 +46,8 @@ const NIXL: (&str, Goal) = ("read.nixl", Goal::AtLeast(0.9));
 pub(super) fn quic() -> RowSpec {
     RowSpec {
         name: QUINN.0,
-        what: "READ 256 MiB on loopback over the iroh link, against bare quinn; hashed on arrival, \
-               over iroh and over TLS, against iroh-blobs",
+        what: "READ 256 MiB on loopback over the iroh link, against bare quinn and against \
+               one stream of iroh; hashed on arrival, over iroh and over TLS, against iroh-blobs",
         run: measure_quic,
     }
 }
@@ -142,17 +145,19 @@ fn measure_quic(session: &mut Session) -> Result<Vec<Row>> {
     let (len, turns) = size(session);
     let bytes = content(len);
     let mut memory = vec![0; len];
-    let mut rates = [const { Vec::new() }; 5];
+    let mut rates = [const { Vec::new() }; 6];
     for _ in 0..turns {
         rates[0].push(quinn::copy(&bytes, &mut memory)?);
         rates[1].push(read_quic(Trust::Holder, &bytes, &mut memory)?);
         rates[2].push(blobs::fetch(&bytes, &mut memory)?);
         rates[3].push(read_quic(Trust::Verify, &bytes, &mut memory)?);
         rates[4].push(bulk::read(Kind::Tls, Trust::Verify, &bytes, &mut memory)?);
+        rates[5].push(iroh::copy(&bytes, &mut memory)?);
     }
-    let [bare, read, blobs, verified, tls] = rates.map(median);
+    let [bare, read, blobs, verified, tls, library] = rates.map(median);
     Ok(vec![
         ratio(session, QUINN, read, bare, "MB/s"),
+        ratio(session, LIBRARY, read, library, "MB/s"),
         ratio(session, BLOBS, verified, blobs, "MB/s"),
         ratio(session, BLOBS_TLS, tls, blobs, "MB/s"),
     ])
@@ -193,7 +198,7 @@ fn without(rows: &[(&str, Goal)]) -> Result<Vec<Row>> {
 
 #[cfg(not(feature = "peers"))]
 fn measure_quic(_: &mut Session) -> Result<Vec<Row>> {
-    without(&[QUINN, BLOBS, BLOBS_TLS])
+    without(&[QUINN, LIBRARY, BLOBS, BLOBS_TLS])
 }
 
 #[cfg(not(feature = "peers"))]
